@@ -1,0 +1,251 @@
+"""The command line: parse, call, print. Every deliberate failure exits 2 with one sentence."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from domainlm import __version__
+from domainlm.errors import DomainLMError
+
+app = typer.Typer(
+    name="domainlm",
+    help="RAG, fine-tuning or both? Build all of them on your documents, measure, decide.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigFile = Annotated[Path, typer.Argument(help="The run's YAML file.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Overrides such as budget=smoke or training.rank=8.", show_default=False),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Show what would run, with minutes and dollars, and stop.")
+]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume/--fresh", help="Continue finished work, or set it aside and start."),
+]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Where to write domainlm.yaml.")] = Path("."),
+    documents: Annotated[str, typer.Option(help="Folder of your documents.")] = "documents",
+    questions: Annotated[str, typer.Option(help="File of your questions.")] = "questions.jsonl",
+) -> None:
+    """Write a commented domainlm.yaml to edit."""
+    from domainlm.starter import write_starter
+
+    path = write_starter(folder, documents, questions)
+    typer.echo(f"Wrote {path}. Edit documents and questions, then: domainlm run {path}")
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Say what this machine can do and what is missing."""
+    from domainlm.doctor import examine
+
+    checks = examine()
+    if as_json:
+        _print_json([c.__dict__ for c in checks])
+    else:
+        from domainlm.display import show_checks
+
+        show_checks(checks)
+    if any(c.state == "missing" and c.needed for c in checks):
+        raise typer.Exit(2)
+
+
+@app.command()
+def ingest(config: ConfigFile, override: Overrides = None, as_json: AsJson = False) -> None:
+    """Read, chunk and index the documents."""
+    from domainlm.experiment import ingest as do
+
+    with _bars(as_json) as bars:
+        report = do(_load(config, override), bars)
+    if as_json:
+        _print_json(report)
+        return
+    typer.echo(
+        f"{report['documents']} documents, {report['chunks']} chunks: {report['added']} added, "
+        f"{report['deleted']} deleted, {report['kept']} kept."
+    )
+    for item in report["quarantined"]:
+        typer.echo(f"  set aside {item['source']}: {item['reason']} ({item['detail']})")
+
+
+@app.command()
+def ask(
+    config: ConfigFile,
+    question: Annotated[str, typer.Argument(help="What to ask.")],
+    arm: Annotated[
+        str, typer.Option(help="base, rag, tuned, tuned+rag or raft (default: the best built).")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Ask one question and see the answer with its passages."""
+    from domainlm.experiment import ask_one
+
+    with _bars(as_json) as bars:
+        answer = ask_one(_load(config, None), question, arm, bars)
+    if as_json:
+        from domainlm.artifacts import dump_json
+        from domainlm.schema import Answer
+
+        typer.echo(dump_json(Answer, answer).decode())
+        return
+    from domainlm.display import show_answer
+
+    show_answer(answer)
+
+
+@app.command()
+def train(config: ConfigFile, override: Overrides = None, as_json: AsJson = False) -> None:
+    """Write questions and train the adapters that the arms need, without the benchmark."""
+    from domainlm.experiment import train as do
+
+    with _bars(as_json) as bars:
+        adapters = do(_load(config, override), bars)
+    if as_json:
+        _print_json([{"name": a.name, "digest": a.digest, "path": a.path} for a in adapters])
+        return
+    for a in adapters:
+        loss = f", last loss {a.curve[-1].loss:.3f}" if a.curve else ""
+        typer.echo(f"{a.name}: {a.rows} rows, {a.seconds:.0f} s{loss} -> {a.path}")
+
+
+@app.command()
+def run(
+    config: ConfigFile,
+    override: Overrides = None,
+    dry_run: DryRun = False,
+    resume: Resume = True,
+    as_json: AsJson = False,
+) -> None:
+    """Do the main job: build five arms, measure them, write the report and the verdict."""
+    settings = _load(config, override)
+    if dry_run:
+        from domainlm.planning import plan
+
+        estimate = plan(settings)
+        if as_json:
+            _print_json([s.__dict__ for s in estimate])
+        else:
+            from domainlm.display import show_plan
+
+            show_plan(estimate)
+        return
+    if not resume:
+        from domainlm.experiment import set_aside
+
+        set_aside(settings)
+    from domainlm.experiment import run as do
+    from domainlm.report import write_report
+
+    with _bars(as_json) as bars:
+        result = do(settings, bars)
+        bars.stage("report", False)
+        page = write_report(result, settings.folder)
+    if as_json:
+        _print_json({"result": str(settings.folder / "result.json"), "report": str(page)})
+        return
+    from domainlm.display import show_result
+
+    show_result(result, page)
+
+
+@app.command()
+def report(config: ConfigFile, override: Overrides = None, as_json: AsJson = False) -> None:
+    """Write the report of a finished run again."""
+    from domainlm.experiment import load_result
+    from domainlm.report import write_report
+
+    settings = _load(config, override)
+    page = write_report(load_result(settings.folder), settings.folder)
+    if as_json:
+        _print_json({"report": str(page)})
+    else:
+        typer.echo(f"Report: {page}")
+
+
+@app.command()
+def show(
+    config: ConfigFile,
+    question: Annotated[str, typer.Argument(help="A question's id; empty for the table.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Show the verdict table of a finished run, or everything about one question."""
+    from domainlm.experiment import load_result
+
+    result = load_result(_load(config, None).folder)
+    if as_json:
+        from domainlm.artifacts import dump_json
+        from domainlm.schema import RunResult
+
+        typer.echo(dump_json(RunResult, result).decode())
+        return
+    from domainlm.display import show_question, show_result
+
+    if question:
+        show_question(result, question)
+    else:
+        show_result(result, None)
+
+
+def _load(path: Path, overrides: list[str] | None) -> Any:
+    from domainlm.config import load_config
+
+    return load_config(path, overrides or [])
+
+
+def _bars(quiet: bool) -> Any:
+    from domainlm.display import Bars
+
+    return Bars(quiet)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, default=str))
+
+
+def main() -> NoReturn:
+    """Entry point: the hub is offline and libraries are quiet unless the user says otherwise."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.INFO)
+    try:
+        app()
+    except DomainLMError as error:
+        typer.echo(f"domainlm: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("Interrupted; finished work is kept, the same command continues.", err=True)
+        sys.exit(130)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

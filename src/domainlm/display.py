@@ -1,0 +1,190 @@
+"""What the command line shows a person: progress bars, the verdict table, one answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from domainlm.doctor import Check
+from domainlm.errors import DataError
+from domainlm.planning import Step
+from domainlm.schema import Answer, ArmSummary, Interval, RunResult
+
+_TITLES = {
+    "documents": "Reading documents",
+    "questions": "Splitting questions by document",
+    "index": "Indexing",
+    "pipeline": "Choosing the pipeline on dev",
+    "synthesis": "Writing questions",
+    "scores": "Scoring",
+    "report": "Writing the report",
+}
+_STATE_STYLE = {"ok": "green", "missing": "red", "note": "yellow"}
+
+
+class Bars:
+    """Progress bars with ETA on standard error; one line a stage where there is no terminal."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._console = Console(stderr=True, quiet=quiet)
+        self._live = self._console.is_terminal and not quiet
+        self._task: TaskID | None = None
+        self._name, self._started = "", time.monotonic()
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self._console,
+            disable=not self._live,
+        )
+
+    def __enter__(self) -> Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._finish()
+        self._progress.stop()
+
+    def stage(self, name: str, cached: bool) -> None:
+        """Open a bar for a stage, or note that it was found finished."""
+        self._finish()
+        verb, _, what = name.partition("-")
+        plain = {
+            "rows": f"Building training rows for {what}",
+            "adapter": f"Training {what}",
+            "answers": f"Answering with {what}",
+            "latency": f"Timing {what}",
+        }
+        title = _TITLES.get(name, plain.get(verb, name))
+        if cached:
+            self._console.print(f"[dim]✓ {title} (kept)[/dim]", highlight=False)
+            return
+        self._name, self._started = title, time.monotonic()
+        if self._live:
+            self._task = self._progress.add_task(title, total=None, note="")
+
+    def update(self, done: int, total: int, note: str = "") -> None:
+        """Move the current bar."""
+        if self._task is not None:
+            self._progress.update(self._task, completed=done, total=total, note=note)
+
+    def _finish(self) -> None:
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+            self._task = None
+        if self._name:
+            seconds = time.monotonic() - self._started
+            self._console.print(f"✓ {self._name} [dim]{seconds:.1f} s[/dim]", highlight=False)
+            self._name = ""
+
+
+def show_result(result: RunResult, page: Path | None) -> None:
+    """Print the verdict, the table of arms and where the report is."""
+    console = Console()
+    table = Table(title=f"{result.name}: {_asked(result)} test questions", title_justify="left")
+    for column in ("arm", "quality", "correct", "wrong", "abstained", "p50 s", "$ / 1,000"):
+        table.add_column(column, justify="left" if column == "arm" else "right")
+    table.add_column("$ / correct", justify="right")
+    for s in _overall(result.summaries):
+        n = max(s.n, 1)
+        shipped = s.arm == result.verdict.ship
+        table.add_row(
+            f"▶ {s.arm}" if shipped else f"  {s.arm}",
+            _interval(s.metrics["primary"]),
+            *(f"{s.outcomes.get(k, 0) / n:.0%}" for k in ("correct", "wrong", "abstained")),
+            f"{s.latency_p50_s:.2f}",
+            f"{1000 * s.cost_per_question_usd:.4f}",
+            "-" if s.cost_per_correct_usd is None else f"{s.cost_per_correct_usd:.6f}",
+            style="bold" if shipped else None,
+        )
+    console.print(table)
+    console.print(Text(result.verdict.sentence, style="bold"))
+    for reason in result.verdict.reasons:
+        console.print(f"• {reason}", highlight=False, markup=False)
+    for caveat in result.verdict.caveats:
+        console.print(f"! {caveat}", style="yellow", highlight=False, markup=False)
+    if page:
+        console.print(f"Report: {page}", highlight=False, markup=False, soft_wrap=True)
+
+
+def show_question(result: RunResult, question_id: str) -> None:
+    """Print a question, its references and every arm's answer with its passages.
+
+    Raises:
+        DataError: the run has no such question.
+    """
+    question = next((q for q in result.questions if q.id == question_id), None)
+    if question is None:
+        some = ", ".join(q.id for q in result.questions[:5])
+        raise DataError(f"no question {question_id!r} in this run; there are {some}, …")
+    console = Console()
+    console.print(question.text, style="bold", markup=False, highlight=False)
+    console.print(f"expected: {' | '.join(question.references) or '(none)'}", markup=False)
+    scores = {(s.arm, s.question_id): s for s in result.scores}
+    for answer in (a for a in result.answers if a.question_id == question_id):
+        score = scores[answer.arm, question_id]
+        console.rule(f"{answer.arm}: {score.outcome} ({score.metrics['primary']:.2f})")
+        show_answer(answer)
+
+
+def show_answer(answer: Answer) -> None:
+    """Print one answer with where its passages stand."""
+    console = Console()
+    console.print(answer.text or f"(failed: {answer.error})", markup=False, highlight=False)
+    for n, p in enumerate(answer.passages, 1):
+        where = f"{p.doc_id} {p.anchor} [{p.start}:{p.end}]"
+        console.print(f"  [{n}] {where}", style="dim", markup=False, highlight=False)
+
+
+def show_checks(checks: Sequence[Check]) -> None:
+    """Print what `doctor` found."""
+    console = Console()
+    for check in checks:
+        console.print(
+            Text(f"{check.state:8}", style=_STATE_STYLE[check.state])
+            + Text(f"{check.name}: {check.detail}")
+        )
+
+
+def show_plan(steps: Sequence[Step]) -> None:
+    """Print the estimate of a dry run."""
+    table = Table(title="What would run", title_justify="left")
+    for column in ("stage", "what", "tokens", "minutes", "$"):
+        table.add_column(column, justify="left" if column in ("stage", "what") else "right")
+    for s in steps:
+        table.add_row(s.stage, s.what, f"{s.tokens:,}", f"{s.seconds / 60:.1f}", f"{s.usd:.4f}")
+    minutes = sum(s.seconds for s in steps) / 60
+    table.add_row("total", "", "", f"{minutes:.1f}", f"{sum(s.usd for s in steps):.4f}")
+    Console().print(table)
+
+
+def _overall(summaries: Sequence[ArmSummary]) -> list[ArmSummary]:
+    return [s for s in summaries if s.task == "all" and s.split == "test"]
+
+
+def _asked(result: RunResult) -> int:
+    return max((s.n for s in _overall(result.summaries)), default=0)
+
+
+def _interval(i: Interval) -> str:
+    return f"{i.value:.3f}" if i.low is None else f"{i.value:.3f} [{i.low:.3f}, {i.high:.3f}]"

@@ -1,0 +1,56 @@
+"""Latency percentiles with distribution-free intervals."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats as _scipy
+
+from domainlm.errors import DataError
+from domainlm.schema import Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """End-to-end seconds per answer; an average would hide the tail, so there is none."""
+
+    n: int
+    p50_s: Interval
+    p95_s: Interval
+    p99_s: Interval
+
+
+def percentile(values: Sequence[float], q: float, *, alpha: float = 0.05) -> Interval:
+    """A percentile with its binomial order-statistic interval.
+
+    An end is None where the sample is too small to bound it: an upper bound on p95 takes 72 values.
+
+    Args:
+        values: `(n,)` measurements.
+        q: The percentile as a fraction, between 0 and 1.
+        alpha: One minus the least coverage.
+
+    Raises:
+        DataError: No values, a value that is not finite, or `q` outside (0, 1).
+    """
+    ordered = np.sort(np.asarray(values, dtype=np.float64))
+    n = ordered.size
+    if n == 0 or not np.isfinite(ordered).all() or not 0 < q < 1:
+        raise DataError(
+            f"percentile {q} of {n} values: it needs 0 < q < 1 and at least 1 value, all finite"
+        )
+    below = int(_scipy.binom.ppf(alpha / 2, n, q))
+    above = int(_scipy.binom.ppf(1 - alpha / 2, n, q))
+    low = float(ordered[below - 1]) if below >= 1 else None
+    high = float(ordered[above]) if above < n else None
+    return Interval(float(np.quantile(ordered, q)), low, high, n, "order statistics")
+
+
+def latency_summary(seconds: Sequence[float]) -> Latency:
+    """Median, 95th and 99th percentile of the seconds per answer.
+
+    Raises:
+        DataError: There are no values, or one is not finite.
+    """
+    p50, p95, p99 = (percentile(seconds, q) for q in (0.5, 0.95, 0.99))
+    return Latency(len(seconds), p50, p95, p99)

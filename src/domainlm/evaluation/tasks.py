@@ -1,0 +1,213 @@
+"""Tasks, their primary metric, and what counts as correct, wrong, abstained or failed.
+
+| task           | primary    | correct when                                   |
+|----------------|------------|------------------------------------------------|
+| extractive     | token_f1   | exact match, or token F1 >= `CORRECT_F1`       |
+| multi_document | token_f1   | exact match, or token F1 >= `CORRECT_F1`       |
+| closed_form    | accuracy   | the chosen answer is the right one             |
+| summary        | rouge_l_f  | ROUGE-L F >= `CORRECT_ROUGE`                   |
+| unanswerable   | abstention | the arm abstained                              |
+
+An abstention on an answerable question is "abstained", not wrong: return on investment prices the
+two differently. An empty answer is wrong, never an abstention.
+"""
+
+import re
+from collections.abc import Sequence
+
+from domainlm.errors import DataError
+from domainlm.evaluation import metrics as m
+from domainlm.models.base import Embedder
+from domainlm.schema import ABSTENTION, Answer, Outcome, Question, Score, Task
+
+PRIMARY: dict[Task, str] = {
+    "extractive": "token_f1",
+    "multi_document": "token_f1",
+    "closed_form": "accuracy",
+    "summary": "rouge_l_f",
+    "unanswerable": "abstention",
+}
+CORRECT_F1 = 0.6
+"""A short answer wrapped in a sentence ("It expires on 1 March 2020.") still reaches this."""
+CORRECT_ROUGE = 0.3
+
+_SOURCE = (
+    r"(?:documents?|context|passages?|texts?|excerpts?|sources?|articles?|(?:the|this) information)"
+)
+_SILENT = r"mention|contain|specify|provide|state|say|include|answer|give|address|discuss"
+_REFUSAL = re.compile(
+    r"^\W*(?:i'm|i am) (?:very )?sorry\b|\b(?:"
+    r"not (?:directly |explicitly |specifically )?"
+    r"(?:mentioned|specified|provided|stated|found|available|contained|given|included|in)"
+    rf" (?:in|by|within)? ?(?:the |this |these |any )?(?:\w+ )?{_SOURCE}"
+    rf"|{_SOURCE} (?:above |provided |given )?(?:do|does|did) ?(?:not|n't) (?:\w+ )?(?:{_SILENT})"
+    r"|i (?:do not|don't|cannot|can't|am unable to|am not able to)"
+    r" (?:know|answer|determine|find|provide|assist|help"
+    r"|have (?:[\w-]+ ){0,3}(?:information|access|context|data)|see any)"
+    r"|you (?:have not|haven't|did not|didn't) provided?"
+    r"|i(?: am|'m) not sure"
+    r"|(?:cannot|can't|can not|could not) be (?:determined|answered)"
+    r"|it is (?:impossible|not possible|unclear) to (?:answer|determine|say|tell)"
+    r"|(?:insufficient|not enough) (?:information|context)"
+    r"|(?:there is|there's|contains?|provides?) no (?:\w+ )?(?:mention|information)"
+    r"|there is no (?:explicit|specific|direct) (?:\w+ )?(?:data|evidence|figure)"
+    r"|no (?:relevant )?information (?:is |was )?(?:available|provided|given|found)"
+    r"|(?:is|are|was) unanswerable"
+    r")\b",
+    re.IGNORECASE,
+)
+_SHORT_REFUSALS = frozenset(
+    "unknown|unanswerable|na|no answer|not specified|not mentioned|not stated|not provided|"
+    "not available|not found|not given|not applicable".split("|")
+)
+_FIRST_SENTENCE = re.compile(r"[.!?]\s|\n")
+_YES_NO = ("yes", "no", "maybe")
+_YES_NO_START = re.compile(r"^\W*(?:yes|no|maybe)(?:\W*$|\s*[,.;:])", re.IGNORECASE)
+
+
+def is_abstention(text: str) -> bool:
+    """Whether the first sentence declines to answer: the defined abstention or a usual refusal.
+
+    Refusals must speak about the documents or the speaker, so that "the tenant may not be found in
+    default" and "no fee is provided for" stay answers. On 832 answers of large models that people
+    labelled (FinanceBench) it finds four refusals in five, and 98 % of what it finds are refusals;
+    the same answers helped to shape the patterns, so expect somewhat less elsewhere.
+    """
+    first = _FIRST_SENTENCE.split(text.strip(), maxsplit=1)[0].replace("’", "'")
+    plain = m.normalise(first)
+    defined = plain in _SHORT_REFUSALS or plain == m.normalise(ABSTENTION)
+    return defined or bool(_REFUSAL.search(first))
+
+
+def choose(text: str, choices: Sequence[str]) -> str | None:
+    """The choice a text settles on: equal to it, else the first one mentioned (longest on a tie).
+
+    Single letters count only where a letter is clearly meant ("B", "(b)", "B. Delaware", "option
+    B"), because "a" is also a word.
+    """
+    plain = _words(text)
+    by_words = {_words(c): c for c in choices}
+    if plain in by_words:
+        return by_words[plain]
+    found: list[tuple[int, int, str]] = []
+    for words, choice in by_words.items():
+        if len(words) == 1 and words.isalpha():
+            pattern = (
+                rf"^\W*{words}(?:[.):,]|\W*$)|(?:answer|option|choice)(?: is)?:? *\(?{words}\b"
+            )
+            hit = re.search(pattern, text.strip(), re.IGNORECASE)
+        else:
+            hit = re.search(rf"(?<!\S){re.escape(words)}(?!\S)", plain) if words else None
+        if hit:
+            found.append((hit.start(), -len(words), choice))
+    return min(found)[2] if found else None
+
+
+def closed_form_accuracy(prediction: str, question: Question) -> float:
+    """1 if the prediction settles on a right choice, number or (normalised) string.
+
+    Without `choices`, references that begin with yes, no or maybe make those the choices.
+    """
+    choices: Sequence[str] = question.choices
+    if not choices and all(_YES_NO_START.match(r) for r in question.references):
+        choices = _YES_NO
+    if choices:
+        said = choose(prediction, choices)
+        return float(said is not None and said in {choose(r, choices) for r in question.references})
+    if m.exact_match(prediction, question.references):
+        return 1.0
+    numbers = [r for r in question.references if m.quantities(r) and len(r.split()) <= 3]
+    return float(any(m.numeric_match(prediction, r) for r in numbers))
+
+
+def cluster_of(question: Question) -> str:
+    """What inference resamples by: the gold documents, else the scope, else the question."""
+    return " + ".join(sorted(question.doc_ids or question.scope)) or question.id
+
+
+def score_answers(
+    answers: Sequence[Answer], questions: Sequence[Question], embedder: Embedder | None = None
+) -> list[Score]:
+    """Score every answer with every metric that applies, under its own name and as "primary".
+
+    "correct" is 1 where the outcome is, so that shares of correct answers get intervals too. A
+    failed answer scores zero and has the outcome "failed". Retrieval metrics belong to arms that
+    retrieve: those with a passage in at least one answer. `embedder` adds `semantic_similarity`.
+
+    Returns:
+        One score per answer, in order.
+
+    Raises:
+        DataError: An answer's question is unknown, or an answerable question has no reference.
+    """
+    by_id = {q.id: q for q in questions}
+    for answer in answers:
+        if answer.question_id not in by_id:
+            raise DataError(
+                f"answer of {answer.arm} is for question {answer.question_id!r}, which is not "
+                f"among the {len(by_id)} questions given; pass the questions that were answered"
+            )
+    asked = [by_id[a.question_id] for a in answers]
+    texts = ["" if a.failed else a.text.strip() for a in answers]
+    wanted = [() if q.task == "unanswerable" else q.references for q in asked]
+    similar: list[float | None] = [None] * len(answers)
+    if embedder is not None:
+        similar = m.semantic_similarities(texts, wanted, embedder)
+    retrieving = {a.arm for a in answers if a.passages}
+    scores = []
+    for answer, question, text, similarity in zip(answers, asked, texts, similar, strict=True):
+        values = _answer_metrics(text, question)
+        if similarity is not None:
+            values["semantic_similarity"] = similarity
+        outcome = _outcome(answer, question, text, values)
+        if answer.arm in retrieving:
+            values |= m.retrieval_metrics(answer.passages, question)
+        values["primary"] = values[PRIMARY[question.task]]
+        values["correct"] = float(outcome == "correct")
+        cluster = cluster_of(question)
+        scores.append(
+            Score(question.id, answer.arm, question.task, question.split, cluster, values, outcome)
+        )
+    return scores
+
+
+def _answer_metrics(text: str, question: Question) -> dict[str, float]:
+    if question.task == "unanswerable":
+        return {"abstention": float(is_abstention(text))}
+    references = question.references
+    if not references:
+        raise DataError(
+            f"question {question.id!r} has no reference answer; add one, or give it the task "
+            "'unanswerable'"
+        )
+    values = {
+        "exact_match": m.exact_match(text, references),
+        "token_f1": m.token_f1(text, references),
+        "rouge_l_f": m.rouge_l_f(text, references),
+        "rouge_l_recall": m.rouge_l_recall(text, references),
+        "token_overlap_recall": m.token_overlap_recall(text, references),
+    }
+    if question.task == "closed_form":
+        values["accuracy"] = closed_form_accuracy(text, question)
+    return values
+
+
+def _outcome(answer: Answer, question: Question, text: str, values: dict[str, float]) -> Outcome:
+    if answer.failed:
+        return "failed"
+    if _correct(question.task, values):
+        return "correct"
+    return "abstained" if is_abstention(text) else "wrong"
+
+
+def _correct(task: Task, values: dict[str, float]) -> bool:
+    if task == "summary":
+        return values["rouge_l_f"] >= CORRECT_ROUGE
+    if task in ("closed_form", "unanswerable"):
+        return values[PRIMARY[task]] == 1.0
+    return values["exact_match"] == 1.0 or values["token_f1"] >= CORRECT_F1
+
+
+def _words(text: str) -> str:
+    # Articles stay: "a" may be a choice.
+    return " ".join(re.findall(r"\w+", text.lower()))

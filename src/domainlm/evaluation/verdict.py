@@ -1,0 +1,269 @@
+"""From numbers to one sentence: what to ship, why, how surely and at what cost."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from domainlm.errors import DataError
+from domainlm.evaluation.roi import monthly_usd
+from domainlm.evaluation.summary import ALL, TEST
+from domainlm.schema import ArmSummary, Contrast, Interval, RoiCase, Verdict, VerdictWord
+from domainlm.stats import MIN_DOCUMENTS
+
+SHIP_NONE = "none"
+SIMPLICITY = ("base", "rag", "tuned", "tuned+rag", "raft")
+"""Fewest parts to run first; breaks ties of cost."""
+WORTH_A_WARNING = 0.2
+"""Share of wrong, abstained or failed answers from which the verdict mentions them."""
+
+_FLIPPED: dict[VerdictWord, VerdictWord] = {"better": "worse", "worse": "better"}
+
+
+def decide(
+    summaries: Sequence[ArmSummary],
+    contrasts: Sequence[Contrast],
+    roi: Sequence[RoiCase] = (),
+    *,
+    dev_best: str | None,
+    margin: float,
+    min_correct: float = 0.0,
+    questions_per_month: float | None = None,
+    stale: Sequence[str] = (),
+) -> Verdict:
+    """Choose the arm to ship.
+
+    The reference is the arm that was best on dev, unless another is better than it on test after
+    correction. What ships is the cheapest arm that is not worse than the reference: equivalent or
+    better, or undecided with a difference above `-margin`; a lack of data alone never promotes an
+    arm that looks worse. Cost is that of a month at `questions_per_month` where ROI cases are
+    given, else the marginal cost of a question.
+
+    Args:
+        summaries: Arms by slice; those of task "all" on split "test" decide.
+        contrasts: Comparisons, among them each arm with `dev_best`.
+        roi: Money by arm.
+        dev_best: The arm that dev chose; None or an unknown arm falls back to the best on test.
+        margin: Equivalence margin of the primary metric.
+        min_correct: Share of correct answers below which nothing should ship.
+        questions_per_month: Volume to plan for.
+        stale: Names of outdated prices.
+
+    Raises:
+        DataError: No summary covers task "all" on split "test".
+    """
+    arms = {s.arm: s for s in summaries if s.task == ALL and s.split == TEST}
+    if not arms:
+        raise DataError(
+            f"none of the {len(summaries)} summaries covers all test questions; answer the test set"
+        )
+    caveats: list[str] = []
+    means = {arm: s.metrics["primary"].value for arm, s in arms.items()}
+    top = min(arms, key=lambda a: (-means[a], _rank(a)))
+    reference = dev_best if dev_best in arms else top
+    if reference != dev_best and len(arms) > 1:
+        caveats.append(f"{top} was chosen on the test questions themselves, so its score flatters.")
+    proven = [a for a in arms if _word(contrasts, a, reference) == "better"]
+    if proven:
+        beaten = reference
+        reference = min(proven, key=lambda a: (-means[a], _rank(a)))
+        caveats.append(f"Dev chose {beaten}, but {reference} is better on test.")
+    costs = _costs(arms, roi, questions_per_month)
+    fit = [a for a in arms if a == reference or _not_worse(contrasts, a, reference, margin)]
+    good = [a for a in fit if _share(arms[a], "correct") >= min_correct]
+    if not good:
+        share = _percent(_share(arms[reference], "correct"))
+        return Verdict(
+            SHIP_NONE,
+            f"Ship none yet: the best arm, {reference}, answers {share} of the test questions "
+            f"correctly, below the required {_percent(min_correct)}.",
+            (_standing(arms[reference]),),
+            (*caveats, *_caveats(arms[reference], arms, contrasts, stale)),
+        )
+    ship = min(good, key=lambda a: (costs[a], _rank(a)))
+    return Verdict(
+        ship,
+        _sentence(arms[ship], arms, contrasts),
+        tuple(_reasons(ship, reference, arms, contrasts, roi, questions_per_month)),
+        (*caveats, *_caveats(arms[ship], arms, contrasts, stale)),
+    )
+
+
+def compare(contrasts: Sequence[Contrast], a: str, b: str) -> Contrast | None:
+    """The contrast of two arms over all test questions, turned so that it reads `a - b`.
+
+    Where several families tested the pair, the most cautious p value speaks.
+    """
+    found = []
+    for c in contrasts:
+        if (c.task, c.split, c.metric) != (ALL, TEST, "primary"):
+            continue
+        if (c.a, c.b) == (a, b):
+            found.append(c)
+        elif (c.a, c.b) == (b, a):
+            found.append(_flip(c))
+    return max(found, key=lambda c: c.p_adjusted if c.p_adjusted is not None else 2.0, default=None)
+
+
+def _flip(c: Contrast) -> Contrast:
+    d = c.difference
+    low = None if d.high is None else -d.high
+    high = None if d.low is None else -d.low
+    difference = replace(d, value=-d.value, low=low, high=high)
+    verdict = _FLIPPED.get(c.verdict, c.verdict)
+    return replace(c, a=c.b, b=c.a, difference=difference, verdict=verdict)
+
+
+def _word(contrasts: Sequence[Contrast], a: str, b: str) -> str:
+    found = compare(contrasts, a, b)
+    return found.verdict if found else "undecided"
+
+
+def _not_worse(contrasts: Sequence[Contrast], a: str, b: str, margin: float) -> bool:
+    found = compare(contrasts, a, b)
+    if found is None:
+        return False
+    if found.verdict == "undecided":
+        return found.difference.value >= -margin
+    return found.verdict != "worse"
+
+
+def _costs(
+    arms: dict[str, ArmSummary], roi: Sequence[RoiCase], questions_per_month: float | None
+) -> dict[str, float]:
+    cases = {c.arm: c for c in roi}
+    if questions_per_month is None or not cases.keys() >= arms.keys():
+        return {a: s.cost_per_question_usd for a, s in arms.items()}
+    return {a: monthly_usd(cases[a], questions_per_month) for a in arms}
+
+
+def _sentence(shipped: ArmSummary, arms: dict[str, ArmSummary], found: Sequence[Contrast]) -> str:
+    parts = [
+        f"Ship {shipped.arm}: it answers {_percent(_share(shipped, 'correct'))} of "
+        f"{shipped.n} test questions correctly"
+    ]
+    baseline = compare(found, shipped.arm, "base") if shipped.arm != "base" else None
+    if baseline:
+        parts.append(f", {_gap(baseline)}")
+    parts.append(f", for {_usd(1000 * shipped.cost_per_question_usd)} per 1,000 questions")
+    if shipped.cost_per_correct_usd is not None:
+        parts.append(f" ({_usd(shipped.cost_per_correct_usd)} per correct answer)")
+    if len(arms) == 1:
+        parts.append("; no other arm was measured")
+    return "".join(parts) + "."
+
+
+def _reasons(
+    ship: str,
+    reference: str,
+    arms: dict[str, ArmSummary],
+    found: Sequence[Contrast],
+    roi: Sequence[RoiCase],
+    questions_per_month: float | None,
+) -> list[str]:
+    reasons = [_standing(arms[ship])]
+    if ship != reference:
+        reasons.append(f"It is the cheapest arm that is not shown worse than {reference}.")
+    for other in sorted(arms, key=_rank):
+        contrast = compare(found, ship, other)
+        if contrast:
+            reasons.append(f"{ship} against {other}: {_evidence(contrast)}.")
+    if roi and questions_per_month is not None:
+        bills = sorted((monthly_usd(c, questions_per_month), c.arm) for c in roi)
+        listed = ", ".join(f"{arm} {_usd(usd)}" for usd, arm in bills)
+        reasons.append(f"A month of {questions_per_month:,.0f} questions costs: {listed}.")
+    return reasons
+
+
+def _caveats(
+    shipped: ArmSummary,
+    arms: dict[str, ArmSummary],
+    found: Sequence[Contrast],
+    stale: Sequence[str],
+) -> list[str]:
+    caveats = []
+    pairs = [c for a in arms if (c := compare(found, shipped.arm, a))]
+    few = [c.n_documents for c in pairs if c.n_documents < MIN_DOCUMENTS]
+    if few:
+        caveats.append(
+            f"Too few documents: the test questions come from {min(few)}, and no test is made "
+            f"below {MIN_DOCUMENTS}; differences may not hold on other documents."
+        )
+    for c in pairs:
+        if c.verdict == "undecided" and c.n_documents >= MIN_DOCUMENTS and c.detectable is not None:
+            caveats.append(
+                f"Undecided against {c.b}: only a gap of {_points(c.detectable)} or more would "
+                f"have been found with {c.n_questions} questions."
+            )
+    for c in found:
+        if c.task == ALL or c.split != TEST:
+            continue
+        losing = (c.a == shipped.arm and c.verdict == "worse") or (
+            c.b == shipped.arm and c.verdict == "better"
+        )
+        other = c.b if c.a == shipped.arm else c.a
+        if losing and other in arms:
+            gap = _points(abs(c.difference.value))
+            caveats.append(f"On {c.task.replace('_', ' ')} questions {other} is {gap} better.")
+    for outcome, phrase in (("wrong", "wrong"), ("abstained", "no answer"), ("failed", "failed")):
+        share = _share(shipped, outcome)
+        if share >= WORTH_A_WARNING:
+            caveats.append(f"{_percent(share)} of its answers are {phrase}.")
+    if stale:
+        listed = ", ".join(stale[:5]) + (", ..." if len(stale) > 5 else "")
+        caveats.append(f"{len(stale)} prices are out of date ({listed}); renew the price book.")
+    return caveats
+
+
+def _standing(s: ArmSummary) -> str:
+    latency = f"median {s.latency_p50_s:.2f} s, p95 {s.latency_p95_s:.2f} s"
+    return f"{s.arm} scores {_interval(s.metrics['primary'])} on {s.n} test questions ({latency})."
+
+
+def _gap(c: Contrast) -> str:
+    """E.g. "21.0 points above base (95 % interval +12.0 to +30.0, better)"."""
+    d = c.difference
+    side = "above" if d.value >= 0 else "below"
+    word = "too few documents to be sure" if c.n_documents < MIN_DOCUMENTS else c.verdict
+    shown = "" if d.low is None or d.high is None else f"95 % interval {_between(d.low, d.high)}, "
+    return f"scoring {_points(abs(d.value))} {side} {c.b} ({shown}{word})"
+
+
+def _evidence(c: Contrast) -> str:
+    d = c.difference
+    shown = "" if d.low is None or d.high is None else f", 95 % interval {_between(d.low, d.high)}"
+    p = ""
+    if c.p_adjusted is not None:
+        p = ", adjusted p " + (f"{c.p_adjusted:.3f}" if c.p_adjusted >= 0.001 else "below 0.001")
+    return f"{c.verdict} ({100 * d.value:+.1f} points{shown}{p})"
+
+
+def _interval(i: Interval) -> str:
+    shown = (
+        "" if i.low is None or i.high is None else f" (95 % interval {i.low:.2f} to {i.high:.2f})"
+    )
+    return f"{i.value:.2f}{shown}"
+
+
+def _between(low: float, high: float) -> str:
+    return f"{100 * low:+.1f} to {100 * high:+.1f}"
+
+
+def _points(gap: float) -> str:
+    return f"{100 * gap:.1f} points"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _usd(amount: float) -> str:
+    if amount and abs(amount) < 0.01:
+        return f"${amount:.2g}"
+    return f"${amount:,.2f}"
+
+
+def _share(s: ArmSummary, outcome: str) -> float:
+    return s.outcomes.get(outcome, 0) / s.n
+
+
+def _rank(arm: str) -> tuple[int, str]:
+    return (SIMPLICITY.index(arm) if arm in SIMPLICITY else len(SIMPLICITY), arm)

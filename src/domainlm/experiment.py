@@ -1,0 +1,342 @@
+"""The main path: documents and questions in, five arms measured, one result out.
+
+`run` reads top to bottom. Each stage is a function of its inputs' digests and lands in the run
+folder before the next begins: a killed run resumes where it stopped, a second run repeats nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from domainlm import contenders, provenance
+from domainlm.artifacts import (
+    Progress,
+    RunDir,
+    Silent,
+    digest,
+    dump_json,
+    load_json,
+    write_atomic,
+    writing,
+)
+from domainlm.config import Config
+from domainlm.corpus.questions import check_documents, load_questions
+from domainlm.corpus.readers import load_documents
+from domainlm.corpus.splits import split_questions
+from domainlm.errors import ConfigError, DataError
+from domainlm.evaluation import cost, roi, summary
+from domainlm.evaluation.tasks import score_answers
+from domainlm.evaluation.verdict import decide
+from domainlm.models.base import Embedder
+from domainlm.retrieval import Index
+from domainlm.schema import (
+    Adapter,
+    Answer,
+    DataCard,
+    Document,
+    Quarantined,
+    Question,
+    QuestionSet,
+    RunResult,
+    Score,
+    Trial,
+)
+from domainlm.training.data import Synthesis
+
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What all arms share: documents, split questions, one index, the chosen pipeline."""
+
+    documents: tuple[Document, ...]
+    quarantined: tuple[Quarantined, ...]
+    questions: QuestionSet
+    index: Index
+    trials: tuple[Trial, ...]
+    embedder: Embedder
+    corpus_key: str
+    split_key: str
+    pipeline_key: str
+
+    @property
+    def by_id(self) -> dict[str, Document]:
+        """Documents by id."""
+        return {d.id: d for d in self.documents}
+
+
+def run(config: Config, progress: Progress | None = None) -> RunResult:
+    """Do the main job of `config` and write `result.json` in its folder; resumes by default.
+
+    Raises:
+        DataError: documents or questions cannot be used, or the folder cannot be written.
+        ModelError: a model cannot be loaded or reached.
+        ConfigError: a stage or a price is unknown.
+    """
+    progress = progress or Silent()
+    prices = cost.load_prices(config.cost.prices)
+    machine = cost.machine_named(config.cost.hardware, config.cost.units)
+    hosted = contenders.model_price(config, prices)
+    with RunDir(config.folder, progress.stage) as folder:
+        ground = prepare(config, folder, progress)
+        bench, written, adapters = tune(config, folder, ground, progress)
+        answers, probes, memory = bench.answer(
+            digest(ground.pipeline_key, adapters, config.decoding)
+        )
+
+        score_key = digest(
+            [(a.arm, a.question_id, a.text, a.failed) for a in answers], ground.split_key
+        )
+        scores: tuple[Score, ...] = folder.stage(
+            "scores",
+            score_key,
+            tuple[Score, ...],
+            lambda: tuple(score_answers(answers, bench.asked, ground.embedder)),
+        )
+        test_key = digest(ground.split_key, [q.id for q in ground.questions.test])
+        touches = provenance.touch_test(config.output, test_key, score_key)
+
+        dev = [s for s in scores if s.split == "dev"]
+        test = [s for s in scores if s.split != "dev"]
+        spent = [cost.answer_cost(a, prices, machine, hosted) for a in answers]
+        summaries = contenders.with_latency(
+            summary.summarise(test, answers, spent, peak_memory=memory), probes
+        )
+        contrasts = summary.contrasts(test, margin=config.evaluation.margin, dev=dev)
+        cases = contenders.price_arms(config, summaries, adapters, bench, prices, machine)
+        now = dt.datetime.now(dt.UTC)
+        verdict = decide(
+            summaries,
+            contrasts,
+            cases,
+            dev_best=summary.best_arm(dev),
+            margin=config.evaluation.margin,
+            min_correct=config.evaluation.minimum_quality,
+            questions_per_month=config.cost.planned_volume,
+            stale=cost.stale_prices(prices, now.date()),
+        )
+        result = RunResult(
+            name=config.name,
+            created_at=now.isoformat(timespec="seconds"),
+            config=config.model_dump(mode="json"),
+            provenance=provenance.collect(
+                config, ground.embedder.name, ground.corpus_key, ground.split_key, prices, adapters
+            ),
+            data=card(ground, written, folder),
+            trials=ground.trials,
+            rag=ground.trials[0].spec,
+            adapters=adapters,
+            summaries=tuple(summaries),
+            contrasts=tuple(contrasts),
+            roi=tuple(cases),
+            break_evens=tuple(
+                roi.break_evens(cases, value_per_question=contenders.worth(config, summaries))
+            ),
+            verdict=verdict,
+            questions=tuple(bench.asked),
+            answers=tuple(answers),
+            scores=scores,
+            times=folder.times(),
+            test_touches=touches,
+        )
+        write_atomic(config.folder / RESULT, dump_json(RunResult, result))
+        return result
+
+
+def prepare(config: Config, folder: RunDir, progress: Progress) -> Ground:
+    """Documents, questions, index and pipeline: what every arm stands on."""
+    corpus_key = digest(provenance.folder_digest(config.documents))
+    split_key = digest(corpus_key, provenance.file_digest(config.questions), config.split)
+    documents, quarantined = read_corpus(config, folder, corpus_key, progress)
+    questions: QuestionSet = folder.stage(
+        "questions", split_key, QuestionSet, lambda: read_questions(config, documents)
+    )
+    embedder = contenders.load_configured_embedder(config)
+    index_key = digest(corpus_key, config.chunking, embedder.name)
+    index, _ = contenders.open_index(folder, index_key, config, documents, embedder, progress)
+    pipeline_key = digest(index_key, split_key, config.rag, config.evaluation.dev_questions)
+    by_id = {d.id: d for d in documents}
+    trials: tuple[Trial, ...] = folder.stage(
+        "pipeline",
+        pipeline_key,
+        tuple[Trial, ...],
+        lambda: contenders.choose_pipeline(config, index, by_id, questions, embedder, progress),
+    )
+    return Ground(
+        documents,
+        quarantined,
+        questions,
+        index,
+        trials,
+        embedder,
+        corpus_key,
+        split_key,
+        pipeline_key,
+    )
+
+
+def tune(
+    config: Config, folder: RunDir, ground: Ground, progress: Progress
+) -> tuple[contenders.Bench, Synthesis, tuple[Adapter, ...]]:
+    """Write questions and train the adapters that the arms need."""
+    key = digest(ground.pipeline_key, config.model, config.training.synthesis, config.seed)
+    written: Synthesis = folder.stage(
+        "synthesis",
+        key,
+        Synthesis,
+        lambda: contenders.synthesise(
+            config, ground.index, ground.by_id, ground.questions, progress
+        ),
+    )
+    bench = contenders.Bench(
+        config,
+        folder,
+        ground.index,
+        ground.by_id,
+        ground.questions,
+        ground.trials[0].spec,
+        ground.embedder,
+        progress,
+    )
+    return bench, written, bench.train(digest(key, config.training), written)
+
+
+def ingest(config: Config, progress: Progress | None = None) -> dict[str, Any]:
+    """Read, chunk and index the documents; counts and what was set aside.
+
+    Raises:
+        DataError: the documents folder is missing or holds nothing readable.
+    """
+    progress = progress or Silent()
+    with RunDir(config.folder, progress.stage) as folder:
+        key = digest(provenance.folder_digest(config.documents))
+        documents, quarantined = read_corpus(config, folder, key, progress)
+        embedder = contenders.load_configured_embedder(config)
+        index_key = digest(key, config.chunking, embedder.name)
+        index, delta = contenders.open_index(
+            folder, index_key, config, documents, embedder, progress
+        )
+    return {
+        "documents": len(documents),
+        "chunks": len(index),
+        "added": delta.added,
+        "deleted": delta.deleted,
+        "kept": delta.kept,
+        "quarantined": [
+            {"source": q.source, "reason": q.reason, "detail": q.detail} for q in quarantined
+        ],
+    }
+
+
+def train(config: Config, progress: Progress | None = None) -> tuple[Adapter, ...]:
+    """Train the adapters that the arms need, without the benchmark.
+
+    Raises:
+        DataError: documents or questions cannot be used, or there is nothing to train on.
+    """
+    progress = progress or Silent()
+    with RunDir(config.folder, progress.stage) as folder:
+        return tune(config, folder, prepare(config, folder, progress), progress)[2]
+
+
+def ask_one(config: Config, text: str, arm: str, progress: Progress | None = None) -> Answer:
+    """Answer one question with `arm`; without one, with what the last verdict ships, else `rag`.
+
+    Raises:
+        DataError: the question is empty.
+        ConfigError: the arm is not among the configured ones.
+    """
+    progress = progress or Silent()
+    if not text.strip():
+        raise DataError("the question is empty; ask something, e.g. domainlm ask FILE 'Who …?'")
+    if not arm:
+        finished = (config.folder / RESULT).exists()
+        shipped = load_result(config.folder).verdict.ship if finished else "rag"
+        arm = shipped if shipped in config.arms else "rag"
+    if arm not in config.arms:
+        raise ConfigError(f"arm {arm!r} is not configured; arms are {', '.join(config.arms)}")
+    config = config.model_copy(update={"arms": (arm,)}) if arm in ("base", "rag") else config
+    with RunDir(config.folder, progress.stage) as folder:
+        bench, _, _ = tune(config, folder, prepare(config, folder, progress), progress)
+        return bench.ask(arm, Question("ask", text))
+
+
+def set_aside(config: Config) -> None:
+    """Move a run's folder out of the way, so that the next run starts afresh; nothing is lost."""
+    if config.folder.exists():
+        stamp = dt.datetime.now().strftime("%Y%m%d-%H%M%S")
+        with writing(config.folder):
+            config.folder.rename(config.folder.with_name(f"{config.name}.{stamp}"))
+
+
+def read_corpus(
+    config: Config, folder: RunDir, key: str, progress: Progress
+) -> tuple[tuple[Document, ...], tuple[Quarantined, ...]]:
+    """The readable documents, and the files that were set aside."""
+
+    def read() -> tuple[tuple[Document, ...], tuple[Quarantined, ...]]:
+        documents, quarantined = load_documents(config.documents, progress=progress.update)
+        return tuple(documents), tuple(quarantined)
+
+    kind = tuple[tuple[Document, ...], tuple[Quarantined, ...]]
+    corpus: tuple[tuple[Document, ...], tuple[Quarantined, ...]]
+    corpus = folder.stage("documents", key, kind, read)
+    return corpus
+
+
+def read_questions(config: Config, documents: tuple[Document, ...]) -> QuestionSet:
+    """Read the questions, refuse those about absent documents, and split by document.
+
+    Raises:
+        DataError: the file is missing, malformed or empty, or no question is left.
+    """
+    known, absent = check_documents(load_questions(config.questions), documents)
+    questions = split_questions(
+        known,
+        documents,
+        seed=config.split.seed,
+        dev=config.split.dev,
+        test_new=config.split.test_new,
+        test_known=config.split.test_known,
+    )
+    return dataclasses.replace(questions, dropped=(*absent, *questions.dropped))
+
+
+def card(ground: Ground, written: Synthesis, folder: RunDir) -> DataCard:
+    """What went in, for the report."""
+    splits = {
+        name: dict(sorted(Counter(q.task for q in getattr(ground.questions, name)).items()))
+        for name in ("train", "dev", "test_known", "test_new")
+    }
+    rows = {
+        f"{path.stem.removeprefix('rows-')}: {kind}": n
+        for path in sorted((folder.path / "stages").glob("rows-*.json"))
+        for kind, n in sorted(contenders.kinds_of(path).items())
+    }
+    return DataCard(
+        documents=len(ground.documents),
+        characters=sum(len(d.text) for d in ground.documents),
+        chunks=len(ground.index),
+        media_types=dict(sorted(Counter(d.media_type for d in ground.documents).items())),
+        quarantined=ground.quarantined,
+        questions=splits,
+        dropped=ground.questions.dropped,
+        training_rows=rows,
+        synthesis=written.counts,
+    )
+
+
+def load_result(folder: Path) -> RunResult:
+    """Read a finished run.
+
+    Raises:
+        DataError: the folder holds no finished run.
+    """
+    result: RunResult = load_json(RunResult, folder / RESULT)
+    return result

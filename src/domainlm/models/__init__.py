@@ -1,0 +1,1 @@
+"""Chat models, embedders and rerankers behind small protocols."""

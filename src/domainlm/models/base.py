@@ -1,0 +1,190 @@
+"""The model contracts, and the ledger that bills every model call to the answer that caused it.
+
+Backends are reached by name (`load_chat_model`, `load_embedder`), through tables of
+`"module:function"` strings, so that importing this package loads no torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import difflib
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from domainlm.errors import ConfigError
+from domainlm.schema import Call, Chat, Generation, Sampling
+
+Array = NDArray[np.float32]
+
+
+class ChatModel(Protocol):
+    """Answers chats in batches; order is kept and there is one `Generation` per chat.
+
+    A chat that fails (after retries) yields a `Generation` with `finish="error"`; `ModelError` is
+    raised only when the backend itself cannot be used. Every call reports to the ledger.
+    """
+
+    name: str
+
+    def generate(self, chats: Sequence[Chat], params: Sampling) -> list[Generation]:
+        """Complete each chat; an empty sequence gives an empty list."""
+        ...
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of `text` by the model's tokenizer (or the best local estimate)."""
+        ...
+
+
+class Embedder(Protocol):
+    """Maps texts to unit vectors, shape `(n, d)` float32."""
+
+    name: str
+    dimension: int
+
+    def embed(self, texts: Sequence[str], kind: Literal["query", "passage"]) -> Array:
+        """Embed `texts` in order; `(0, d)` for none."""
+        ...
+
+
+class Reranker(Protocol):
+    """Scores passages against a question; higher is better."""
+
+    name: str
+
+    def score(self, question: str, passages: Sequence[str]) -> list[float]:
+        """One score per passage, in order."""
+        ...
+
+
+_ledger: contextvars.ContextVar[list[Call] | None] = contextvars.ContextVar("ledger", default=None)
+_purpose: contextvars.ContextVar[str] = contextvars.ContextVar("purpose", default="answer")
+
+
+@contextlib.contextmanager
+def record_calls() -> Iterator[list[Call]]:
+    """Collect every model call made inside the block (also under threads started with a copied
+    context); blocks nest, and an inner block's calls also reach the outer one.
+    """
+    outer = _ledger.get()
+    calls: list[Call] = []
+    token = _ledger.set(calls)
+    try:
+        yield calls
+    finally:
+        _ledger.reset(token)
+        if outer is not None:
+            outer.extend(calls)
+
+
+@contextlib.contextmanager
+def purpose(name: str) -> Iterator[None]:
+    """Label the calls made inside the block, e.g. "rewrite", "answer", "synthesis"."""
+    token = _purpose.set(name)
+    try:
+        yield
+    finally:
+        _purpose.reset(token)
+
+
+def report_call(
+    model: str,
+    kind: Literal["generate", "embed", "rerank"],
+    tokens_in: int,
+    tokens_out: int,
+    latency_s: float,
+) -> None:
+    """Enter one call in the current ledger; a no-op outside `record_calls`."""
+    calls = _ledger.get()
+    if calls is not None:
+        calls.append(Call(model, kind, _purpose.get(), tokens_in, tokens_out, latency_s))
+
+
+CHAT_MODELS: Mapping[str, str] = {
+    "embedded": "domainlm.models.local:load_embedded",
+    "local": "domainlm.models.local:load_local",
+    "openai": "domainlm.models.openai:load_openai",
+    "fake": "domainlm.models.fake:load_fake",
+}
+EMBEDDERS: Mapping[str, str] = {
+    "embedded": "domainlm.models.embedding:load_minilm",
+    "local": "domainlm.models.embedding:load_local_embedder",
+    "openai": "domainlm.models.openai:load_openai_embedder",
+    "fake": "domainlm.models.fake:load_fake_embedder",
+}
+_NEEDS_NAME = {"local": "a folder or hub id", "openai": "the model's name on the server"}
+
+
+def load_chat_model(
+    spec: str,
+    *,
+    adapter: Path | None = None,
+    allow_download: bool = False,
+    api_base: str = "",
+    api_key_env: str = "OPENAI_API_KEY",
+) -> ChatModel:
+    """The chat model that `spec` names.
+
+    Args:
+        spec: "embedded", "local:<folder or hub id>", "openai:<model>" or "fake".
+        adapter: Folder of a LoRA adapter to serve with a local model.
+        allow_download: May fetch weights from the hub.
+        api_base: URL of an OpenAI-compatible server, with its path.
+        api_key_env: Name of the environment variable that holds its key.
+
+    Raises:
+        ConfigError: `spec` names no backend.
+        ModelError: the model cannot be found, loaded or reached.
+        MissingExtraError: the backend's package is not installed.
+    """
+    load, rest = _resolve(spec, CHAT_MODELS, "model")
+    model: ChatModel = load(
+        rest,
+        adapter=adapter,
+        allow_download=allow_download,
+        api_base=api_base,
+        api_key_env=api_key_env,
+    )
+    return model
+
+
+def load_embedder(
+    spec: str,
+    *,
+    allow_download: bool = False,
+    api_base: str = "",
+    api_key_env: str = "OPENAI_API_KEY",
+) -> Embedder:
+    """The embedder that `spec` names, as for `load_chat_model`.
+
+    Raises:
+        ConfigError: `spec` names no backend.
+        ModelError: the model cannot be found, loaded or reached.
+        MissingExtraError: the backend's package is not installed.
+    """
+    load, rest = _resolve(spec, EMBEDDERS, "embedder")
+    embedder: Embedder = load(
+        rest, allow_download=allow_download, api_base=api_base, api_key_env=api_key_env
+    )
+    return embedder
+
+
+def _resolve(spec: str, table: Mapping[str, str], what: str) -> tuple[Callable[..., Any], str]:
+    """The loader function that a spec names, and what stands behind its colon."""
+    head, _, rest = spec.partition(":")
+    if head not in table:
+        near = difflib.get_close_matches(head, table, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        known = ", ".join(f"{key}:…" if key in _NEEDS_NAME else key for key in table)
+        raise ConfigError(f"{what} is {spec!r}, but must be one of {known}{hint}")
+    if head in _NEEDS_NAME and not rest.strip():
+        raise ConfigError(f"{what} is {spec!r}; add {_NEEDS_NAME[head]} after the colon")
+    if head == "embedded" and rest:
+        raise ConfigError(f"{what} is {spec!r}; embedded takes nothing after it")
+    module, _, function = table[head].partition(":")
+    return getattr(importlib.import_module(module), function), rest.strip()

@@ -1,0 +1,104 @@
+"""Where a result comes from: digests of inputs, versions, hardware, and how often test was used."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+from domainlm import __version__
+from domainlm.artifacts import digest, digest_file, writing
+from domainlm.config import Config
+from domainlm.errors import DataError
+from domainlm.evaluation.cost import PriceBook
+from domainlm.schema import Adapter
+
+_PACKAGES = ("torch", "transformers", "trl", "peft", "lancedb", "numpy", "scipy")
+_TOUCHES = "test_touches.jsonl"
+
+
+def folder_digest(folder: Path) -> list[tuple[str, str]]:
+    """(relative path, SHA-256) of every file below `folder`, sorted.
+
+    Raises:
+        DataError: the folder does not exist.
+    """
+    if not folder.is_dir():
+        raise DataError(f"documents folder {folder} does not exist; set documents= to yours")
+    return sorted(
+        (path.relative_to(folder).as_posix(), digest_file(path))
+        for path in folder.rglob("*")
+        if path.is_file() and not path.is_symlink()
+    )
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of the questions file, or of every file of a questions folder.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    if path.is_dir():
+        return digest(folder_digest(path))
+    if not path.exists():
+        raise DataError(f"questions file {path} does not exist; set questions= to yours")
+    return digest_file(path)
+
+
+def touch_test(output: Path, test_key: str, score_key: str) -> int:
+    """Count how many different sets of answers this test set has scored under `output`.
+
+    A resumed or repeated run counts once; each new configuration that looks at the same test
+    questions adds one, and makes its best score a little more flattering.
+    """
+    path = output / _TOUCHES
+    seen: set[tuple[str, str]] = set()
+    if path.exists():
+        for line in path.read_text("utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+                seen.add((entry["test"], entry["scores"]))
+            except (ValueError, KeyError, TypeError):
+                continue
+    if (test_key, score_key) not in seen:
+        with writing(path), path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"test": test_key, "scores": score_key}) + "\n")
+        seen.add((test_key, score_key))
+    return sum(key == test_key for key, _ in seen)
+
+
+def collect(
+    config: Config,
+    embedder: str,
+    corpus_key: str,
+    split_key: str,
+    prices: PriceBook,
+    adapters: Sequence[Adapter],
+) -> dict[str, str]:
+    """Versions, hardware, digests and dates, as strings for the report."""
+    facts = {
+        "domainlm": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_cores": str(os.cpu_count() or 0),
+        "memory_gb": f"{psutil.virtual_memory().total / 2**30:.1f}",
+        "model": config.model,
+        "embedder": embedder,
+        "documents_digest": corpus_key,
+        "questions_digest": split_key,
+        "prices_as_of": str(min(p.as_of for p in prices.items.values())),
+        "seed": str(config.seed),
+        "split_seed": str(config.split.seed),
+    }
+    facts |= {f"adapter_{a.name}": a.digest for a in adapters}
+    for name in _PACKAGES:
+        try:
+            facts[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return facts

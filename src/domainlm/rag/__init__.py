@@ -1,0 +1,1 @@
+"""The pipeline: stages before, in and after retrieval, prompts and arms."""

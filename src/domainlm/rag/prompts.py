@@ -1,0 +1,35 @@
+"""The prompts that every arm shares: one for closed book, one for passages.
+
+Training rows and answers use the same functions, so a model never meets a template that it was
+not trained on. Passages are data: they stand between numbered headings, before the question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from domainlm.schema import ABSTENTION, Chat, Message, Passage, Question
+
+CLOSED_BOOK = "Answer the question about the domain briefly and exactly."
+WITH_PASSAGES = (
+    "Answer the question briefly from the passages, in their own words. "
+    f"If they do not contain the answer, reply: {ABSTENTION}"
+)
+
+
+def closed_book(question: Question) -> Chat:
+    """The prompt of `base` and `tuned`."""
+    return (Message("system", CLOSED_BOOK), Message("user", _ask(question)))
+
+
+def with_passages(question: Question, passages: Sequence[Passage]) -> Chat:
+    """The prompt of `rag`, `tuned+rag` and `raft`."""
+    blocks = [f"[{n}] {p.title}\n{p.text.strip()}" for n, p in enumerate(passages, 1)]
+    body = "\n\n".join([*blocks, f"Question: {_ask(question)}"])
+    return (Message("system", WITH_PASSAGES), Message("user", body))
+
+
+def _ask(question: Question) -> str:
+    if question.choices:
+        return f"{question.text}\nAnswer with one of: {', '.join(question.choices)}."
+    return question.text

@@ -1,0 +1,97 @@
+"""The stage contracts, and how a name with settings becomes a stage.
+
+A stage is a closure made by a factory, `factory(resources, **settings)`. Names are looked up in
+`STAGES`; an outside stage is `package.module:factory`. Settings are bound to the factory's
+signature, so that a wrong key is refused with the right ones.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from domainlm.errors import ConfigError
+from domainlm.models.base import ChatModel, Embedder
+from domainlm.retrieval import Index
+from domainlm.schema import Document, Passage, Question, StageSpec
+
+QueryTransform = Callable[[Sequence[str]], list[str]]
+"""Pre-retrieval: queries -> queries."""
+Retriever = Callable[[str, int, Sequence[str]], list[Passage]]
+"""Retrieval: query, k, scope (document ids; empty for all) -> at most k ranked passages."""
+PostProcessor = Callable[[str, Sequence[Passage]], list[Passage]]
+"""Post-retrieval: question, passages -> passages."""
+
+Phase = Literal["pre", "retrieve", "post"]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What stages may use. `examples` are train questions, never dev or test ones.
+
+    With `leave_one_out` a retriever that learns from examples ignores those about the scope's own
+    documents and those with the query's own text: so training rows see the retrieval that unseen
+    questions will get.
+    """
+
+    index: Index
+    documents: Mapping[str, Document]
+    embedder: Embedder
+    model: ChatModel | None = None
+    examples: tuple[Question, ...] = ()
+    leave_one_out: bool = False
+    cache: dict[Any, Any] = field(default_factory=dict, compare=False)
+
+
+STAGES: dict[Phase, dict[str, str]] = {
+    "pre": {},
+    "retrieve": {
+        "bm25": "domainlm.rag.retrieve:bm25",
+        "dense": "domainlm.rag.retrieve:dense",
+        "hybrid": "domainlm.rag.retrieve:hybrid",
+        "rocchio": "domainlm.rag.rocchio:rocchio",
+    },
+    "post": {
+        "document_order": "domainlm.rag.post:document_order",
+        "best_last": "domainlm.rag.post:best_last",
+        "lead": "domainlm.rag.post:lead",
+    },
+}
+
+
+def build_stage(phase: Phase, spec: StageSpec, resources: Resources) -> Any:
+    """Make a stage from its name and settings.
+
+    Raises:
+        ConfigError: the name or a setting is unknown, or a needed setting is missing.
+    """
+    target = STAGES[phase].get(spec.use, spec.use if ":" in spec.use else "")
+    if not target:
+        known = sorted(STAGES[phase])
+        near = difflib.get_close_matches(spec.use, known, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(
+            f"unknown {phase} stage {spec.use!r}; {hint}known: {', '.join(known) or 'none'}, "
+            "or your own as package.module:factory"
+        )
+    module, _, name = target.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{phase} stage {spec.use!r} cannot be imported: {error}") from None
+    signature = inspect.signature(factory)
+    try:
+        signature.bind(resources, **spec.settings)
+    except TypeError as error:
+        allowed = [n for n, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY]
+        wrong = next((k for k in spec.settings if k not in allowed), "")
+        near = difflib.get_close_matches(wrong, allowed, 1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ConfigError(
+            f"stage {spec.use!r}: {error}{hint}; its settings are {', '.join(allowed) or 'none'}"
+        ) from None
+    return factory(resources, **spec.settings)

@@ -1,0 +1,1 @@
+"""The result as one HTML page and a Markdown summary."""

@@ -1,0 +1,264 @@
+"""What the report's question browser embeds: every question with every arm's answer, size-capped.
+
+Passages and prompts are stored once and referred to by number, since arms share them. Where the
+data would still not fit, the longest prompts and passages are cut first; what was left out is
+said, and `result.json` keeps everything.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from domainlm.schema import Answer, Passage, Question, RunResult, Score
+
+SHORTEST_CUT = 240
+"""Prompts and passages keep at least this many characters before questions are left out."""
+MAX_QUESTIONS = 2_000
+_PLACEHOLDER = "…"
+_SPACE = re.compile(r"\s+")
+
+
+def embed(result: RunResult, arms: Mapping[str, int], budget: int) -> tuple[str, list[str]]:
+    """JSON for a `<script type="application/json">` block, and notes on what was left out.
+
+    Args:
+        result: The run.
+        arms: Arm -> colour slot, in the order to show.
+        budget: Most bytes of JSON.
+
+    Returns:
+        JSON text without `<` (so no tag or comment can begin in it), U+2028 or U+2029.
+    """
+    questions = _disagreeing_first(result)
+    kept = questions[:MAX_QUESTIONS]
+    while True:
+        data = _payload(result, kept, arms)
+        text = to_json(data)
+        if len(text.encode()) <= budget:
+            return text, _notes(len(questions), len(kept), None)
+        longest = max((len(t) for t in _long_texts(data)), default=0)
+        cut = _largest_cut(data, budget, min(longest, budget))
+        if cut is not None:
+            return to_json(_shortened(data, cut)), _notes(len(questions), len(kept), cut)
+        if not kept:
+            return text, _notes(len(questions), 0, None)
+        kept = kept[: len(kept) // 2]
+
+
+def to_json(value: Any) -> str:
+    """JSON that cannot end or open anything in HTML; lone surrogates become U+FFFD."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    # `<\/` alone would leave `<!--<script>`, which swallows the closing tag.
+    for char in "<\u2028\u2029":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return text
+
+
+def evidence_ranges(text: str, evidence: Sequence[str]) -> list[list[int]]:
+    """Half-open ranges of a passage that gold evidence covers, whitespace aside, merged.
+
+    An evidence that runs over the passage's edge counts by the part that is inside.
+    """
+    plain, origin = _squeezed(text)
+    found = []
+    for item in evidence:
+        wanted = _SPACE.sub(" ", item).strip()
+        if not wanted or not plain:
+            continue
+        at = plain.find(wanted)
+        if at >= 0:
+            found.append((at, at + len(wanted)))
+        elif plain.strip() in wanted:
+            found.append((0, len(plain)))
+        else:
+            found += _edges(plain, wanted)
+    merged: list[list[int]] = []
+    for start, end in sorted((origin[a], origin[b - 1] + 1) for a, b in found if b > a):
+        if merged and start <= merged[-1][1]:
+            merged[-1][1] = max(merged[-1][1], end)
+        else:
+            merged.append([start, end])
+    return merged
+
+
+def _squeezed(text: str) -> tuple[str, list[int]]:
+    """The text with runs of blanks as one space, and each character's place in the original."""
+    chars, origin = [], []
+    for i, char in enumerate(text):
+        space = char.isspace()
+        if not (space and chars and chars[-1] == " "):
+            chars.append(" " if space else char)
+            origin.append(i)
+    return "".join(chars), origin
+
+
+def _edges(plain: str, wanted: str) -> list[tuple[int, int]]:
+    """Evidence cut off by the passage's end or begun before its start; 24 characters at least."""
+    shortest = 24
+    most = min(len(plain), len(wanted))
+    for size in range(most, shortest - 1, -1):
+        if plain.endswith(wanted[:size]):
+            return [(len(plain) - size, len(plain))]
+    for size in range(most, shortest - 1, -1):
+        if plain.startswith(wanted[-size:]):
+            return [(0, size)]
+    return []
+
+
+def _disagreeing_first(result: RunResult) -> list[Question]:
+    """Answered questions in their order; beyond the limit, those on which arms disagree first."""
+    outcomes: dict[str, set[str]] = {}
+    for score in result.scores:
+        outcomes.setdefault(score.question_id, set()).add(score.outcome)
+    answered = {a.question_id for a in result.answers}
+    questions = [q for q in result.questions if q.id in answered]
+    if len(questions) <= MAX_QUESTIONS:
+        return questions
+    return sorted(questions, key=lambda q: len(outcomes.get(q.id, ())) < 2)
+
+
+class _Store:
+    """Values kept once, referred to by number."""
+
+    def __init__(self) -> None:
+        self.values: list[Any] = []
+        self._numbers: dict[Any, int] = {}
+
+    def add(self, key: Any, value: Any) -> int:
+        """The number of `key`, storing `value` the first time."""
+        if key not in self._numbers:
+            self._numbers[key] = len(self.values)
+            self.values.append(value)
+        return self._numbers[key]
+
+
+def _payload(
+    result: RunResult, questions: Sequence[Question], arms: Mapping[str, int]
+) -> dict[str, Any]:
+    texts, passages = _Store(), _Store()
+    scores = {(s.question_id, s.arm): s for s in result.scores}
+    answers: dict[str, dict[str, Answer]] = {}
+    for answer in result.answers:
+        answers.setdefault(answer.question_id, {})[answer.arm] = answer
+    records = []
+    for q in questions:
+        found = [
+            _answer(answers[q.id][arm], q, scores.get((q.id, arm)), texts, passages)
+            for arm in arms
+            if arm in answers[q.id]
+        ]
+        records.append(
+            {
+                "id": q.id,
+                "text": q.text,
+                "task": q.task,
+                "split": q.split,
+                "origin": q.origin,
+                "refs": list(q.references),
+                "docs": list(q.doc_ids),
+                "evidence": list(q.evidence),
+                "choices": list(q.choices),
+                "scope": list(q.scope),
+                "answers": found,
+            }
+        )
+    return {
+        "arms": [{"name": name, "slot": slot} for name, slot in arms.items()],
+        "texts": texts.values,
+        "passages": passages.values,
+        "questions": records,
+    }
+
+
+def _answer(
+    answer: Answer, question: Question, score: Score | None, texts: _Store, passages: _Store
+) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "arm": answer.arm,
+        "text": answer.text,
+        "outcome": score.outcome if score else "failed" if answer.failed else "unscored",
+        "metrics": {k: _finite(v) for k, v in score.metrics.items()} if score else {},
+        "latency": _finite(answer.latency_s),
+        "in": answer.tokens_in,
+        "out": answer.tokens_out,
+        "prompt": [[m.role, texts.add(m.content, m.content)] for m in answer.prompt],
+        "calls": [
+            [c.model, c.kind, c.purpose, c.tokens_in, c.tokens_out, _finite(c.latency_s)]
+            for c in answer.calls
+        ],
+        "passages": [
+            [_passage(p, passages), _finite(p.score), _highlights(p, question)]
+            for p in answer.passages
+        ],
+    }
+    if answer.error:
+        record["error"] = answer.error
+    return record
+
+
+def _passage(p: Passage, passages: _Store) -> int:
+    record = {
+        "doc": p.doc_id,
+        "title": p.title,
+        "anchor": p.anchor,
+        "start": p.start,
+        "end": p.end,
+        "text": p.text,
+    }
+    return passages.add((p.chunk_id, p.start, p.end, p.text), record)
+
+
+def _highlights(p: Passage, question: Question) -> list[list[int]]:
+    # Boilerplate repeats across documents: the same words elsewhere are not the evidence.
+    if question.doc_ids and p.doc_id not in question.doc_ids:
+        return []
+    return evidence_ranges(p.text, question.evidence)
+
+
+def _finite(value: float) -> float | None:
+    return round(value, 4) if math.isfinite(value) else None
+
+
+def _long_texts(data: dict[str, Any]) -> list[str]:
+    return [*data["texts"], *(p["text"] for p in data["passages"])]
+
+
+def _largest_cut(data: dict[str, Any], budget: int, longest: int) -> int | None:
+    """The largest length at which everything fits, or None."""
+
+    def fits(cut: int) -> bool:
+        return len(to_json(_shortened(data, cut)).encode()) <= budget
+
+    low, high = SHORTEST_CUT, longest
+    if not fits(low):
+        return None
+    while high - low > max(32, low // 50):
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def _shortened(data: dict[str, Any], cut: int) -> dict[str, Any]:
+    return {
+        **data,
+        "texts": [_clip(t, cut) for t in data["texts"]],
+        "passages": [{**p, "text": _clip(p["text"], cut)} for p in data["passages"]],
+    }
+
+
+def _clip(text: str, cut: int) -> str:
+    return text if len(text) <= cut else text[:cut] + _PLACEHOLDER
+
+
+def _notes(total: int, kept: int, cut: int | None) -> list[str]:
+    notes = []
+    if cut is not None:
+        notes.append(
+            f"To keep this file small, prompts and passages are cut after {cut:,} characters here."
+        )
+    if kept < total:
+        notes.append(f"To keep this file small, {kept:,} of {total:,} questions are shown here.")
+    return [*notes, "result.json beside this file holds everything."] if notes else []

@@ -1,0 +1,1 @@
+"""Training rows and the adapters trained on them."""

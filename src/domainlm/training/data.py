@@ -1,0 +1,327 @@
+"""Training rows for `tuned` and `raft`, from train questions and from the corpus itself.
+
+Questions are written by the model from passages of *train documents only* and kept when they are
+grounded, well formed and no near-duplicate of each other or of any dev or test question. RAFT
+rows (Zhang et al., 2403.10131) carry the passages that the deployed retriever really returns, so
+the distractors are the ones the model will meet; a share lacks the gold passage and teaches the
+abstention sentence.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from domainlm.corpus.splits import near_duplicate_filter
+from domainlm.models.base import ChatModel, purpose
+from domainlm.rag import prompts
+from domainlm.rag.pipeline import Retrieval
+from domainlm.rag.rocchio import evidence_spans
+from domainlm.schema import (
+    ABSTENTION,
+    Chat,
+    Chunk,
+    Document,
+    Message,
+    Passage,
+    Question,
+    Sampling,
+    TrainingRow,
+)
+
+_WORD = re.compile(r"\w+")
+_EXAMPLES = 3
+_MAX_ANSWER_WORDS = 30
+T = TypeVar("T", Question, TrainingRow)
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """Questions that stayed, and how many each filter refused."""
+
+    questions: tuple[Question, ...]
+    counts: dict[str, int]
+
+
+def write_questions(
+    chunks: Sequence[Chunk],
+    documents: dict[str, Document],
+    examples: Sequence[Question],
+    held_out: Sequence[Question],
+    model: ChatModel,
+    *,
+    passages: int,
+    per_passage: int,
+    min_groundedness: float,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Synthesis:
+    """Let the model write question-answer pairs about passages, shown a few train examples
+    (few-shot, as in Promptagator, 2209.11755), and filter them.
+
+    Args:
+        chunks: passages of train documents only.
+        documents: by id, to cut evidence verbatim.
+        examples: train questions with evidence; they set the style.
+        held_out: dev and test questions; near-duplicates of them are refused.
+        model: the question writer.
+        passages: most passages read; they are drawn by `seed`, spread over documents.
+        per_passage: samples per passage.
+        min_groundedness: least share of the answer's words that stand in the passage.
+        seed: draws passages and samples.
+        progress: called with (passages done, passages in all).
+    """
+    rng = random.Random(seed)
+    drawn = _spread(chunks, passages, rng)
+    counts: Counter[str] = Counter()
+    shots = [
+        (q, e)
+        for q in examples
+        if q.task == "extractive" and q.references and (e := _evidence(q, documents))
+    ]
+    kept: list[Question] = []
+    batch = 16
+    for start in range(0, len(drawn), batch):
+        group = drawn[start : start + batch]
+        chats = [
+            _writer_prompt(chunk, rng.sample(shots, min(_EXAMPLES, len(shots))))
+            for chunk in group
+            for _ in range(per_passage)
+        ]
+        sampling = Sampling(max_tokens=64, temperature=0.7, seed=seed + start)
+        with purpose("synthesis"):
+            made = model.generate(chats, sampling)
+        for n, generation in enumerate(made):
+            counts["written"] += 1
+            chunk = group[n // per_passage]
+            pair = _parse(generation.text)
+            reason = _refusal(pair, chunk.text, min_groundedness)
+            if reason or pair is None:
+                counts[reason] += 1
+                continue
+            kept.append(
+                Question(
+                    id=f"synthetic-{start + n // per_passage:05d}-{n % per_passage}",
+                    text=pair[0],
+                    references=(pair[1],),
+                    doc_ids=(chunk.doc_id,),
+                    evidence=(_sentence_with(chunk.text, pair[1]),),
+                    split="train",
+                    origin="synthetic",
+                )
+            )
+        if progress:
+            progress(min(start + batch, len(drawn)), len(drawn))
+    grounded = len(kept)
+    kept, _ = near_duplicate_filter(kept, [*held_out, *examples])
+    counts["near-duplicate of another question"] += grounded - len(kept)
+    unique = {re.sub(r"\W+", " ", q.text.lower()).strip(): q for q in kept}
+    counts["repeated"] += len(kept) - len(unique)
+    counts["kept"] = len(unique)
+    return Synthesis(tuple(unique.values()), dict(sorted(counts.items())))
+
+
+def closed_book_rows(questions: Sequence[Question], limit: int, seed: int) -> list[TrainingRow]:
+    """Rows without passages for `tuned`; people's questions come first when `limit` binds."""
+    rows = [
+        TrainingRow(
+            f"tuned-{q.id}",
+            prompts.closed_book(q),
+            _target(q),
+            "closed_book",
+            q.id,
+            q.origin,
+        )
+        for q in questions
+    ]
+    return _draw(rows, limit, seed)
+
+
+def raft_rows(
+    questions: Sequence[Question],
+    retrieval: Retrieval,
+    documents: dict[str, Document],
+    *,
+    limit: int,
+    absent_share: float,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[TrainingRow]:
+    """Rows with the passages of the deployed retriever: gold, partial or absent context.
+
+    Where retrieval missed the evidence, the passage that holds it replaces the last one, unless
+    the row is drawn (by `absent_share`) to show the abstention target instead.
+    """
+    rng = random.Random(seed)
+    ordered = _draw(list(questions), limit, seed)
+    retrieval.prepare(ordered)
+    rows = []
+    for n, question in enumerate(ordered, 1):
+        passages = retrieval(question)
+        absent = rng.random() < absent_share
+        rows.append(_raft_row(question, passages, documents, absent))
+        if progress:
+            progress(n, len(ordered))
+    return rows
+
+
+def _raft_row(
+    question: Question,
+    passages: list[Passage],
+    documents: dict[str, Document],
+    absent: bool,
+) -> TrainingRow:
+    spans = [
+        (d, s, e)
+        for d in question.doc_ids
+        if d in documents
+        for s, e in evidence_spans(question, documents[d])
+    ]
+
+    def holds(p: Passage) -> bool:
+        return any(p.doc_id == d and min(p.end, e) > max(p.start, s) for d, s, e in spans)
+
+    kind: Literal["gold", "partial", "absent"] = "gold"
+    target = _target(question)
+    if not question.references:
+        kind = "absent"
+    elif absent and spans:
+        passages = [p for p in passages if not holds(p)]
+        kind, target = "absent", ABSTENTION
+    elif spans:
+        missing = [
+            (d, s, e)
+            for d, s, e in spans
+            if not any(p.doc_id == d and min(p.end, e) > max(p.start, s) for p in passages)
+        ]
+        if len(missing) == len(spans):
+            d, s, e = missing[0]
+            passages = [*passages[: max(len(passages) - 1, 0)], _cut(documents[d], s, e)]
+            missing = missing[1:]
+        kind = "partial" if missing else "gold"
+        if question.metadata.get("answer") == "spans":
+            target = _visible(question, passages, documents) or target
+    chat = prompts.with_passages(question, passages)
+    return TrainingRow(f"raft-{question.id}", chat, target, kind, question.id, question.origin)
+
+
+def _visible(
+    question: Question, passages: Sequence[Passage], documents: dict[str, Document]
+) -> str:
+    """The parts of a clause-type answer that the passages show, in the order they stand.
+
+    Asking for words that are not in the prompt would teach a copying task to invent.
+    """
+    parts: list[str] = []
+    for doc_id in question.doc_ids:
+        document = documents.get(doc_id)
+        for start, end in sorted(evidence_spans(question, document)) if document else ():
+            for p in sorted(passages, key=lambda p: (p.doc_id, p.start)):
+                low, high = max(start, p.start), min(end, p.end)
+                if p.doc_id != doc_id or high - low <= min(20, end - start - 1):
+                    continue
+                text = document.text[low:high].strip()  # type: ignore[union-attr]
+                if text and not any(text in part for part in parts):
+                    parts.append(text)
+    return ", ".join(parts)
+
+
+def _cut(document: Document, start: int, end: int, around: int = 300) -> Passage:
+    """The evidence with its surroundings, cut at line or sentence borders where there are any."""
+    low = max(0, start - around)
+    high = min(len(document.text), max(end, min(end, start + 1200)) + around)
+    border = document.text.find("\n", low, start)
+    low = border + 1 if low and border >= 0 else low
+    border = document.text.rfind("\n", end, high)
+    high = border if high < len(document.text) and border >= 0 else high
+    name = f"{document.id}@{low}-{high}"
+    return Passage(name, document.id, document.title, document.text[low:high], low, high, 0.0)
+
+
+def _target(question: Question) -> str:
+    return question.references[0] if question.references else ABSTENTION
+
+
+def _draw(items: list[T], limit: int, seed: int) -> list[T]:
+    """People's items before synthetic ones up to `limit`, then shuffled."""
+    rng = random.Random(seed)
+    human = [x for x in items if x.origin == "human"]
+    written = [x for x in items if x.origin != "human"]
+    rng.shuffle(human)
+    rng.shuffle(written)
+    drawn = (human + written)[:limit] if limit else human + written
+    rng.shuffle(drawn)
+    return drawn
+
+
+def _spread(chunks: Sequence[Chunk], limit: int, rng: random.Random) -> list[Chunk]:
+    """At most `limit` chunks, taken in turn from each document."""
+    by_document: dict[str, list[Chunk]] = {}
+    for chunk in chunks:
+        if len(chunk.text.split()) >= 25:
+            by_document.setdefault(chunk.doc_id, []).append(chunk)
+    for group in by_document.values():
+        rng.shuffle(group)
+    drawn: list[Chunk] = []
+    while len(drawn) < limit and any(by_document.values()):
+        for group in by_document.values():
+            if group and len(drawn) < limit:
+                drawn.append(group.pop())
+    return drawn
+
+
+def _writer_prompt(chunk: Chunk, shots: Sequence[tuple[Question, str]]) -> Chat:
+    system = "Write one short question that the passage answers, and its exact answer."
+    messages = [Message("system", system)]
+    for question, evidence in shots:
+        messages.append(Message("user", f"Passage: {evidence}"))
+        messages.append(
+            Message("assistant", f"Question: {question.text}\nAnswer: {question.references[0]}")
+        )
+    title = f"{chunk.title}. " if chunk.title else ""
+    messages.append(Message("user", f"Passage: {title}{chunk.text}"))
+    return tuple(messages)
+
+
+def _parse(text: str) -> tuple[str, str] | None:
+    match = re.search(r"Question:\s*(.+?\?)\s*\n+\s*Answer:\s*(.+)", text)
+    return (match[1].strip(), match[2].strip().rstrip(".")) if match else None
+
+
+def _refusal(pair: tuple[str, str] | None, passage: str, floor: float) -> str:
+    if pair is None:
+        return "not a question and an answer"
+    question, answer = pair
+    words = _WORD.findall(answer.lower())
+    if not words or len(words) > _MAX_ANSWER_WORDS:
+        return "answer empty or too long"
+    seen = set(_WORD.findall(passage.lower()))
+    if sum(w in seen for w in words) / len(words) < floor:
+        return "not grounded in its passage"
+    if answer.lower() in question.lower():
+        return "question gives the answer away"
+    if len(set(_WORD.findall(question.lower())) & seen) < 3:
+        return "question is not about the passage"
+    return ""
+
+
+def _evidence(question: Question, documents: dict[str, Document]) -> str:
+    for doc_id in question.doc_ids:
+        if doc_id in documents and (spans := evidence_spans(question, documents[doc_id])):
+            start, end = spans[0]
+            return documents[doc_id].text[start:end]
+    return ""
+
+
+def _sentence_with(passage: str, answer: str) -> str:
+    """The verbatim sentence that holds the answer's words best: evidence for retrieval scores."""
+    words = set(_WORD.findall(answer.lower()))
+    sentences = [s for s in re.split(r"(?<=[.!?])\s+|\n+", passage) if s.strip()]
+    return max(
+        sentences or [passage],
+        key=lambda s: (len(words & set(_WORD.findall(s.lower()))), -len(s)),
+    ).strip()

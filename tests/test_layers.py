@@ -1,0 +1,103 @@
+"""A module imports only lower floors: arrows that run up fail here, deferred ones included."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "domainlm"
+FLOORS = {
+    "schema": 0,
+    "errors": 0,
+    "config": 1,
+    "artifacts": 1,
+    "stats": 1,
+    "corpus": 2,
+    "models": 2,
+    "stores": 2,
+    "retrieval": 3,
+    "rag": 4,
+    "evaluation": 5,
+    "training": 6,
+    "provenance": 6.2,
+    "contenders": 6.5,
+    "experiment": 7,
+    "planning": 7,
+    "starter": 7,
+    "doctor": 7,
+    "report": 8,
+    "display": 9,
+    "cli": 10,
+}
+TORCH_ROOMS = {
+    "models/local.py",
+    "models/embedded.py",
+    "models/embedding.py",
+    "models/rerank.py",
+    "training/sft.py",
+}
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> list[tuple[int, str]]:
+    found = []
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            if node.module == "domainlm":
+                found += [(node.lineno, f"domainlm.{alias.name}") for alias in node.names]
+            else:
+                found.append((node.lineno, node.module))
+        elif isinstance(node, ast.ImportFrom):
+            found.append((node.lineno, "relative import"))
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_imports_point_down(path: Path) -> None:
+    if path == SOURCE / "__init__.py":
+        assert not [m for _, m in imported(path) if m.startswith("domainlm")]
+        return
+    here = room(path)
+    for line, module in imported(path):
+        assert module != "relative import", f"{path}:{line}"
+        if not module.startswith("domainlm."):
+            continue
+        there = module.split(".")[1]
+        if there == "__version__":
+            continue
+        same = here == there
+        assert same or FLOORS[there] < FLOORS[here], f"{path}:{line}: {here} imports {there}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_files_are_small(path: Path) -> None:
+    assert len(path.read_text("utf-8").splitlines()) <= 500
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_only_a_few_rooms_import_torch(path: Path) -> None:
+    if path.relative_to(SOURCE).as_posix() in TORCH_ROOMS:
+        return
+    heavy = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
+    wrong = [m for _, m in imported(path) if m.split(".")[0] in heavy]
+    assert not wrong
+
+
+def test_import_and_help_load_no_torch() -> None:
+    code = (
+        "import sys, domainlm, domainlm.cli\n"
+        "from typer.testing import CliRunner\n"
+        "assert CliRunner().invoke(domainlm.cli.app, ['--help']).exit_code == 0\n"
+        "heavy = [m for m in ('torch', 'transformers', 'lancedb', 'numpy') if m in sys.modules]\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
