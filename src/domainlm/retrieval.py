@@ -32,7 +32,6 @@ Progress = Callable[[int, int], None]
 """Called with (chunks embedded, chunks to embed)."""
 Scored = Sequence[tuple[str, float]]
 """A ranking: (id, score) pairs, best first."""
-
 INDEX_FORMAT = 1
 MANIFEST = "manifest.json"
 BATCH = 512
@@ -190,8 +189,8 @@ class Index:
         seen = {chunk_id for chunk_id, _ in dense}
         rest = [chunk_id for chunk_id, _ in text if chunk_id not in seen]
         cosines = self.store.vectors(rest) @ self.embed_queries([query])[0] if rest else ()
-        added = [Hit(i, round(float(c), 6)) for i, c in zip(rest, cosines, strict=True)]
-        return [*(Hit(*hit) for hit in dense), *added]
+        added = zip(rest, (round(float(c), 6) for c in cosines), strict=True)
+        return [Hit(*hit) for hit in (*dense, *added)]
 
     def embed_queries(self, texts: Sequence[str]) -> Array:
         """Query vectors (n, d); unseen texts are embedded in one batch, recent ones remembered."""

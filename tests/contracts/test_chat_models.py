@@ -174,8 +174,8 @@ def test_greedy_agrees_with_the_library_in_fp32(embedded_folder):
 
     ours = LocalModel(embedded_folder, dtype="float32")
     chats = [
-        ask("What is the capital of France?"),
-        ask("Reply with the word yes."),
+        ask("Is water wet? Answer yes or no."),
+        ask("Hi"),
         ask("word " * 60 + "Summarise this."),
         ask("Name three colours."),
     ]

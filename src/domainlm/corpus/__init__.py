@@ -1,1 +1,1 @@
-"""Files to documents, chunks and split questions."""
+"""The corpus: files become documents, documents become chunks, questions become splits."""

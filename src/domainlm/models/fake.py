@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from domainlm.errors import ConfigError
 from domainlm.models.base import Array, report_call
 from domainlm.schema import Chat, Generation, Sampling, Usage
 
@@ -58,7 +59,13 @@ class FakeModel:
         return len(text.split())
 
     def generate(self, chats: Sequence[Chat], params: Sampling) -> list[Generation]:
-        """Answer each chat from the script, cut to `max_tokens` words and at the first `stop`."""
+        """Answer each chat from the script, cut to `max_tokens` words and at the first `stop`.
+
+        Raises:
+            ConfigError: `max_tokens` is below 1.
+        """
+        if params.max_tokens < 1:
+            raise ConfigError(f"max_tokens is {params.max_tokens}; it must be at least 1")
         done = []
         for chat in chats:
             started = time.perf_counter()

@@ -17,8 +17,8 @@ from domainlm.schema import Adapter, Contrast, Interval, RoiCase
 
 OUTCOMES = ("correct", "wrong", "abstained", "failed")
 _DASHES = ("", "7 3", "2 3", "9 3 2 3", "", "5 2", "1 3", "8 4 1 4")
-_CHAR_WIDTH = 7.2
-"""Average width of a label's letter in the charts' 13 px type, in px; generous."""
+_CHAR_WIDTH = 9.6
+"""Average width of a label's letter in the charts' bold type on phones, in px; generous."""
 _MAX_POINTS = 400
 
 
@@ -151,12 +151,14 @@ def outcome_bar(outcomes: Mapping[str, int], *, width: float = 132) -> Markup:
     return _svg(width, 14, title, *parts, cls="mini")
 
 
-def forest_axis(contrasts: Sequence[Contrast], margin: float | None, width: float = 300) -> Axis:
+def forest_axis(contrasts: Sequence[Contrast], margin: float | None, width: float = 280) -> Axis:
     """The scale that all rows of a forest plot share; it always holds zero and the margin."""
     values = [0.05, -0.05, margin or 0.0, -(margin or 0.0)]
     for c in contrasts:
         d = c.difference
         values += [v for v in (d.value, d.low, d.high) if v is not None and math.isfinite(v)]
+    # Intervals from a handful of documents reach beyond any possible difference: arrows say so.
+    values = [min(1.0, max(-1.0, v)) for v in values]
     pad = 0.04 * (max(values) - min(values))
     return Axis(min(values) - pad, max(values) + pad, 8, width - 8)
 
@@ -186,7 +188,10 @@ def forest_row(
     if d.low is not None and d.high is not None:
         low, high = axis(d.low), axis(d.high)
         parts.append(_line(low, y, high, y, f"whisker {cls}"))
-        parts += [_line(x, y - 5, x, y + 5, f"whisker {cls}") for x in (low, high)]
+        for x, out, way in ((low, d.low < axis.low, 6), (high, d.high > axis.high, -6)):
+            tip = way if out else 0
+            parts += [_line(x + tip, y - 5, x, y, f"whisker {cls}")]
+            parts += [_line(x, y, x + tip, y + 5, f"whisker {cls}")]
     x = axis(d.value)
     diamond = f"{x - 7:.1f},{y:.1f} {x:.1f},{y - 7:.1f} {x + 7:.1f},{y:.1f} {x:.1f},{y + 7:.1f}"
     parts.append(_tag("polygon", points=diamond, cls=f"mark {cls}"))
@@ -237,7 +242,7 @@ def place_labels(anchors: Sequence[tuple[float, float, str]], taken: list[_Box])
 
 def scatter(items: Sequence[CostPoint]) -> Markup:
     """Quality against cost, one mark per arm, logarithmic in cost where it spans enough."""
-    width, height = 560.0, 380.0
+    width, height = 480.0, 350.0
     costs = [p.cost for p in items]
     log = min(costs) > 0 and max(costs) / min(costs) > 5
     if log:
@@ -257,7 +262,7 @@ def scatter(items: Sequence[CostPoint]) -> Markup:
             parts += [
                 _line(px - 4, y(v), px + 4, y(v), f"whisker arm-{p.slot}") for v in (q.low, q.high)
             ]
-            taken.append((px - 4, y(q.high), px + 4, y(q.low)))
+            taken.append((px - 7, y(q.high) - 3, px + 7, y(q.low) + 3))
     for p in items:
         group = marker(p.slot, x(p.cost), y(p.quality.value), 6)
         hint = f"{p.arm}: {number(p.quality.value)} for {usd(p.cost)} per 1,000 questions"
@@ -280,13 +285,13 @@ def monthly(cases: Sequence[RoiCase], slots: Mapping[str, int]) -> Markup | None
     volumes = sorted({q for c in cases for q, _ in c.monthly_usd if q > 0})
     if len(volumes) < 2:
         return None
-    width, height = 560.0, 380.0
+    width, height = 480.0, 350.0
     steps = [volumes[0] * (volumes[-1] / volumes[0]) ** (i / 48) for i in range(49)]
     lines = {c.arm: [(q, monthly_usd(c, q)) for q in steps] for c in cases}
     bills = [v for line in lines.values() for _, v in line if v > 0]
     if not bills:
         return None
-    room = max(len(c.arm) for c in cases) * _CHAR_WIDTH + 14
+    room = max(len(c.arm) for c in cases) * _CHAR_WIDTH + 16
     x = Axis(volumes[0], volumes[-1], 64, width - min(room, 150), log=True)
     y = Axis(min(bills) / 1.3, max(bills) * 1.3, height - 62, 34, log=True)
     parts = _frame(x, y, "Questions per month", "Dollars per month", money=True)
@@ -328,6 +333,6 @@ def curve(adapter: Adapter, slot: int) -> Markup | None:
     parts.append(marker(slot, x(steps[-1].step), y(steps[-1].loss), 4))
     if final is not None and math.isfinite(final):
         parts.append(_line(x.start, y(final), x.end, y(final), "rule"))
-        parts.append(_text(x.end, y(final) - 6, f"evaluation {number(final)}", "tick", "end"))
+        parts.append(_text(x.start + 6, y(final) - 6, f"evaluation {number(final)}", "tick"))
     title = f"Training loss of {adapter.name}: {number(steps[0].loss)} to {number(steps[-1].loss)}"
     return _svg(width, height, title, *parts, cls="chart")

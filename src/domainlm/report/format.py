@@ -1,7 +1,8 @@
 """Numbers and names as people read them, the same in HTML and Markdown."""
 
+import datetime as dt
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 
 from domainlm.config import ARMS
@@ -32,6 +33,8 @@ METRIC_NAMES = {
     "evidence_recall": "Evidence recall",
     "evidence_mrr": "Evidence MRR",
     "evidence_ndcg@10": "Evidence nDCG@10",
+    "rouge_l_recall": "ROUGE-L recall",
+    "latency_s": "Latency (s)",
 }
 SPLIT_NAMES = {
     "test": "both test sets",
@@ -53,14 +56,17 @@ def count(value: float | None) -> str:
 
 
 def usd(value: float | None) -> str:
-    """Dollars: cents from one cent up, two significant digits below, never an exponent."""
+    """Dollars: cents from one dollar up, two significant digits below, never an exponent."""
     if value is None or not math.isfinite(value):
         return NONE
-    if abs(value) >= 1000:
-        return f"${value:,.0f}".replace("$-", "−$")
-    if value == 0 or abs(value) >= 0.01:
-        return f"${value:.2f}".replace("$-", "−$")
-    return f"${Decimal(f'{value:.2g}'):f}".replace("$-", "−$")
+    size = abs(value)
+    if size >= 1000:
+        shown = f"{size:,.0f}"
+    elif size >= 1 or size == 0:
+        shown = f"{size:.2f}"
+    else:
+        shown = f"{Decimal(f'{size:.2g}'):f}"
+    return ("−$" if value < 0 else "$") + shown
 
 
 def seconds(value: float | None) -> str:
@@ -97,11 +103,24 @@ def p_value(value: float | None) -> str:
     return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
+def detectable(contrast: Contrast) -> str:
+    """The gap, in points, that an undecided contrast could have seen; a dash for decided ones."""
+    if contrast.verdict != "undecided" or contrast.detectable is None:
+        return NONE
+    if contrast.p_value is None:
+        return "no test"
+    # A score lies in [0, 1], so a larger gap says that the sample cannot tell anything.
+    return ">100" if contrast.detectable > 1 else points(contrast.detectable, sign=False)
+
+
 def between(interval: Interval | None) -> str:
-    """`0.51 to 0.72`, or a dash where no honest interval exists."""
+    """`0.51 to 0.72`, or a dash where no honest interval exists.
+
+    Scores lie in [0, 1]; what a t interval claims beyond is cut off.
+    """
     if interval is None or interval.low is None or interval.high is None:
         return NONE
-    return f"{number(interval.low)} to {number(interval.high)}"
+    return f"{number(max(0.0, interval.low))} to {number(min(1.0, interval.high))}"
 
 
 def between_points(interval: Interval) -> str:
@@ -155,7 +174,7 @@ def arm_slots(names: Iterable[str]) -> dict[str, int]:
     extra = 0
     for name in names:
         if name in ARMS:
-            slots[name] = ARMS.index(name)  # type: ignore[arg-type]
+            slots[name] = ARMS.index(name)
         else:
             slots[name] = len(ARMS) + extra % 3
             extra += 1
@@ -191,7 +210,7 @@ def contrast_groups(result: RunResult) -> list[tuple[str, list[Contrast]]]:
     return [(title, found) for title, found in groups.items() if found]
 
 
-def break_even_sentences(items: Iterable[BreakEven]) -> list[str]:
+def break_even_sentences(items: Sequence[BreakEven]) -> list[str]:
     """Break-evens in words, one sentence per pair of arms, "never" included."""
     by_pair: dict[tuple[str, str], BreakEven] = {(b.a, b.b): b for b in items}
     said: set[tuple[str, str]] = set()
@@ -204,22 +223,38 @@ def break_even_sentences(items: Iterable[BreakEven]) -> list[str]:
         if item.questions_per_month is None and back and back.questions_per_month is not None:
             item, back = back, item
         sentences.append(_break_even(item, back))
+    if items:
+        horizon = compact(max(b.horizon_questions for b in items))
+        sentences.append(f"Volumes up to {horizon} questions a month were looked at.")
     return sentences
 
 
 def _break_even(item: BreakEven, back: BreakEven | None) -> str:
-    what = "nets more than" if item.note == "net value" else "is cheaper than"
-    note = f" {item.note}" if item.note and item.note != "net value" else ""
-    horizon = f"up to {compact(item.horizon_questions)} questions a month"
-    if item.questions_per_month is None:
-        if back is None:
-            return f"{item.a} never {what} {item.b}{note} ({horizon})."
-        return f"Neither {item.a} nor {item.b} ever stays ahead of the other{note} ({horizon})."
+    net = item.note == "net value"
+    what = "nets more than" if net else "is cheaper than"
+    note = f" {item.note}" if item.note and not net else ""
     volume = item.questions_per_month
-    start = (
-        "at every volume"
-        if volume == 0
-        else f"from {count(math.ceil(volume))} question{'' if volume <= 1 else 's'} a month on"
-    )
-    tail = "" if back is None or back.questions_per_month is not None else f"; {item.b} never"
-    return f"{item.a} {what} {item.b}{note} {start}{tail} ({horizon})."
+    if volume is None:
+        if back is None:
+            return f"{item.a} never {what} {item.b}{note}."
+        return f"Neither {item.a} nor {item.b} is ever ahead for good{note}."
+    if volume == 0:
+        never = "" if back is None else f"; {item.b} never {'does' if net else 'is'}"
+        return f"{item.a} {what} {item.b}{note} at every volume{never}."
+    shown = compact(volume) if volume >= 1000 else count(math.ceil(volume))
+    start = f"from about {shown} questions a month on"
+    return f"{item.a} {what} {item.b}{note} {start}, {item.b} below that."
+
+
+def moment(iso: str) -> str:
+    """An ISO time as `2025-06-14 09:31 UTC`; other texts as they are."""
+    try:
+        parsed = dt.datetime.fromisoformat(iso)
+    except ValueError:
+        return iso
+    return f"{parsed:%Y-%m-%d %H:%M} {parsed.tzname() or ''}".strip()
+
+
+def times(n: int) -> str:
+    """`once`, `twice`, `3 times`."""
+    return {1: "once", 2: "twice"}.get(n, f"{n} times")

@@ -11,12 +11,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from domainlm.report.format import METRIC_NAMES
 from domainlm.schema import Answer, Passage, Question, RunResult, Score
 
 SHORTEST_CUT = 240
 """Prompts and passages keep at least this many characters before questions are left out."""
 MAX_QUESTIONS = 2_000
-_PLACEHOLDER = "…"
+_EDGE = 24
+"""Shared characters from which a piece of evidence at a passage's edge counts, by exact match."""
 _SPACE = re.compile(r"\s+")
 
 
@@ -31,8 +33,8 @@ def embed(result: RunResult, arms: Mapping[str, int], budget: int) -> tuple[str,
     Returns:
         JSON text without `<` (so no tag or comment can begin in it), U+2028 or U+2029.
     """
-    questions = _disagreeing_first(result)
-    kept = questions[:MAX_QUESTIONS]
+    questions = _answered(result)
+    kept = _select(result, questions, MAX_QUESTIONS)
     while True:
         data = _payload(result, kept, arms)
         text = to_json(data)
@@ -44,7 +46,7 @@ def embed(result: RunResult, arms: Mapping[str, int], budget: int) -> tuple[str,
             return to_json(_shortened(data, cut)), _notes(len(questions), len(kept), cut)
         if not kept:
             return text, _notes(len(questions), 0, None)
-        kept = kept[: len(kept) // 2]
+        kept = _select(result, kept, len(kept) // 2)
 
 
 def to_json(value: Any) -> str:
@@ -86,7 +88,8 @@ def evidence_ranges(text: str, evidence: Sequence[str]) -> list[list[int]]:
 
 def _squeezed(text: str) -> tuple[str, list[int]]:
     """The text with runs of blanks as one space, and each character's place in the original."""
-    chars, origin = [], []
+    chars: list[str] = []
+    origin: list[int] = []
     for i, char in enumerate(text):
         space = char.isspace()
         if not (space and chars and chars[-1] == " "):
@@ -96,28 +99,39 @@ def _squeezed(text: str) -> tuple[str, list[int]]:
 
 
 def _edges(plain: str, wanted: str) -> list[tuple[int, int]]:
-    """Evidence cut off by the passage's end or begun before its start; 24 characters at least."""
-    shortest = 24
-    most = min(len(plain), len(wanted))
-    for size in range(most, shortest - 1, -1):
-        if plain.endswith(wanted[:size]):
-            return [(len(plain) - size, len(plain))]
-    for size in range(most, shortest - 1, -1):
-        if plain.startswith(wanted[-size:]):
-            return [(0, size)]
-    return []
+    """Evidence cut off by the passage's end or begun before its start, from `_EDGE` characters."""
+    found = []
+    head, tail = wanted[:_EDGE], wanted[-_EDGE:]
+    at = plain.find(head) if len(head) == _EDGE else -1
+    while at >= 0:
+        if wanted.startswith(plain[at:].rstrip()):
+            found.append((at, len(plain)))
+            break
+        at = plain.find(head, at + 1)
+    at = plain.rfind(tail) if len(tail) == _EDGE else -1
+    while at >= 0:
+        if wanted.endswith(plain[: at + _EDGE].lstrip()):
+            found.append((0, at + _EDGE))
+            break
+        at = plain.rfind(tail, 0, at + _EDGE - 1)
+    return found
 
 
-def _disagreeing_first(result: RunResult) -> list[Question]:
-    """Answered questions in their order; beyond the limit, those on which arms disagree first."""
+def _answered(result: RunResult) -> list[Question]:
+    answered = {a.question_id for a in result.answers}
+    return [q for q in result.questions if q.id in answered]
+
+
+def _select(result: RunResult, questions: Sequence[Question], n: int) -> list[Question]:
+    """At most `n` questions in their order, those on which arms disagree before the others."""
+    if n >= len(questions):
+        return list(questions)
     outcomes: dict[str, set[str]] = {}
     for score in result.scores:
         outcomes.setdefault(score.question_id, set()).add(score.outcome)
-    answered = {a.question_id for a in result.answers}
-    questions = [q for q in result.questions if q.id in answered]
-    if len(questions) <= MAX_QUESTIONS:
-        return questions
-    return sorted(questions, key=lambda q: len(outcomes.get(q.id, ())) < 2)
+    ranked = sorted(questions, key=lambda q: len(outcomes.get(q.id, ())) < 2)
+    chosen = {q.id for q in ranked[:n]}
+    return [q for q in questions if q.id in chosen]
 
 
 class _Store:
@@ -167,6 +181,7 @@ def _payload(
         )
     return {
         "arms": [{"name": name, "slot": slot} for name, slot in arms.items()],
+        "names": METRIC_NAMES,
         "texts": texts.values,
         "passages": passages.values,
         "questions": records,
@@ -250,7 +265,7 @@ def _shortened(data: dict[str, Any], cut: int) -> dict[str, Any]:
 
 
 def _clip(text: str, cut: int) -> str:
-    return text if len(text) <= cut else text[:cut] + _PLACEHOLDER
+    return text if len(text) <= cut else text[:cut] + "…"
 
 
 def _notes(total: int, kept: int, cut: int | None) -> list[str]:
@@ -260,5 +275,8 @@ def _notes(total: int, kept: int, cut: int | None) -> list[str]:
             f"To keep this file small, prompts and passages are cut after {cut:,} characters here."
         )
     if kept < total:
-        notes.append(f"To keep this file small, {kept:,} of {total:,} questions are shown here.")
+        notes.append(
+            f"To keep this file small, {kept:,} of {total:,} questions are shown here, those on "
+            "which arms disagree first."
+        )
     return [*notes, "result.json beside this file holds everything."] if notes else []

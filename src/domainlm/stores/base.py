@@ -18,18 +18,19 @@ from numpy.typing import NDArray
 
 from domainlm.artifacts import dump_json, load_json, write_atomic
 from domainlm.errors import DataError
-from domainlm.models.base import Array
 from domainlm.schema import Chunk
 
+Array = NDArray[np.float32]
 STORE_FORMAT = 1
 META_FILE = "store.json"
 STOP_WORDS = (
-    "a an and are as at be been by can could did do does for from had has have how if in into is "
+    "a an and are as at be been by can could did do for from had has have how if in into is "
     "it its of on or such than that the their them then there these they this those to was were "
-    "what when where which who whom whose why with would"
+    "what when where which who whom whose with would"
 ).split()
 """Dropped by full-text search: English function and question words only. "will", "no", "not" and
-"shall" stay, since they mean something in contracts; none is a content word of another language."""
+"shall" stay, since they mean something in contracts. Lance stems before it drops, so only words
+that are their own stem work ("does" would have to be dropped as "doe")."""
 
 _DIGITS = 6
 _QUERIES = 256

@@ -28,10 +28,10 @@ from lancedb.index import FTS, BTree, IvfSq
 from lancedb.query import MatchQuery
 
 from domainlm.errors import DataError
-from domainlm.models.base import Array
 from domainlm.schema import Chunk
 from domainlm.stores.base import (
     STOP_WORDS,
+    Array,
     Hit,
     Matrix,
     check_vectors,

@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from domainlm.models.base import Array
 from domainlm.schema import Chunk
-from domainlm.stores.base import STOP_WORDS, Hit, Matrix, check_vectors, top
+from domainlm.stores.base import STOP_WORDS, Array, Hit, Matrix, check_vectors, top
 
 K1, B = 1.2, 0.75
 _STOP = frozenset(STOP_WORDS)

@@ -242,7 +242,8 @@ def train_sft(
         gradient_accumulation_steps=max(1, config.batch_size // micro),
         learning_rate=config.learning_rate,
         lr_scheduler_type="linear",
-        warmup_steps=max(1, min(10, len(order) // config.batch_size // 10)),
+        # No warm-up below ten steps: its first step would have a rate of zero.
+        warmup_steps=min(10, len(order) // config.batch_size // 10),
         max_grad_norm=1.0,
         weight_decay=0.0,
         # The model is bf16 already; autocast on top would only add casts.

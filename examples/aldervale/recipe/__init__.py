@@ -1,0 +1,1 @@
+"""The recipe of the Aldervale example: facts, wording, rendering and questions."""

@@ -1,0 +1,269 @@
+"""The report: one HTML file that needs nothing else, opens anywhere and fetches nothing.
+
+Document and answer text is hostile. Jinja escapes all of it, the question browser reads it from a
+JSON block and only ever sets `textContent`, and a content security policy with the hashes of the
+one style sheet and the one script stops whatever might still get through.
+"""
+
+import base64
+import hashlib
+import json
+import shlex
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from markupsafe import Markup
+
+from domainlm.artifacts import write_atomic
+from domainlm.report import charts
+from domainlm.report import format as fmt
+from domainlm.report.markdown import to_markdown
+from domainlm.report.questions import embed
+from domainlm.schema import TASKS, BreakEven, Contrast, Interval, RunResult
+
+MAX_BYTES = 4_900_000
+"""Size of report.html at most; mail servers and browsers stay comfortable below 5 MB."""
+_MAX_LISTED = 200
+_RESERVE = 2_000
+"""Bytes kept for the notes that say what was left out."""
+
+RETRIEVAL_METRICS = (
+    "doc_recall",
+    "doc_mrr",
+    "doc_ndcg@10",
+    "all_support",
+    "evidence_recall",
+    "evidence_mrr",
+    "evidence_ndcg@10",
+)
+COLUMNS = (
+    (
+        "Primary score",
+        "0 to 1",
+        "Mean over questions of each task's own metric: token F1 (extractive, multi document), "
+        "accuracy (closed form), ROUGE-L F (summary), abstention (unanswerable). The bar is the "
+        "95 % interval, resampled by document.",
+    ),
+    (
+        "Outcomes",
+        "answers",
+        "Correct, wrong, abstained (the arm said that the documents do not tell) and failed (no "
+        "answer came back).",
+    ),
+    ("EM", "0 to 1", "Exact match with a reference, after normalising case, articles and marks."),
+    ("Token F1", "0 to 1", "Overlap of words with the best reference."),
+    ("ROUGE-L F", "0 to 1", "Longest common subsequence with the best reference."),
+    ("Similarity", "0 to 1", "Cosine between the embeddings of answer and best reference."),
+    ("p50", "seconds", "Half of the answers took at most this long, retrieval included."),
+    ("p95", "seconds", "19 in 20 answers took at most this long."),
+    ("Tokens in", "per answer", "Mean tokens that the model read."),
+    ("Tokens out", "per answer", "Mean tokens that the model wrote."),
+    ("$ / 1,000", "US dollars", "Running cost of 1,000 questions, setup not included."),
+    ("$ / correct", "US dollars", "Running cost divided by the number of correct answers."),
+    ("Peak memory", "bytes", "Highest memory in use while answering."),
+)
+
+
+def write_report(result: RunResult, folder: Path) -> Path:
+    """Write `report.html` and `summary.md` into a folder.
+
+    Returns:
+        The path of the HTML file.
+
+    Raises:
+        DataError: The folder cannot be written.
+    """
+    path = folder / "report.html"
+    write_atomic(path, to_html(result).encode("utf-8", "replace"))
+    write_atomic(folder / "summary.md", to_markdown(result).encode("utf-8", "replace"))
+    return path
+
+
+def to_html(result: RunResult, *, max_bytes: int = MAX_BYTES) -> str:
+    """The whole report as one page of at most `max_bytes` bytes, as far as the question browser
+    is what makes it larger.
+    """
+    slots = fmt.arm_slots(fmt.arm_names(result))
+    template = _template()
+    view = _view(result, slots)
+    bare = template.render(**view, data=Markup("{}"), notes=[])
+    budget = max_bytes - len(bare.encode("utf-8", "replace")) - _RESERVE
+    data, notes = embed(result, slots, max(0, budget))
+    return template.render(**view, data=Markup(data), notes=notes)  # noqa: S704
+
+
+def _read(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text("utf-8")
+
+
+def _template() -> jinja2.Template:
+    env = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    for name in ("number", "count", "usd", "seconds", "memory", "points", "p_value", "words"):
+        env.filters[name] = getattr(fmt, name)
+    env.filters |= {
+        "moment": fmt.moment,
+        "times": fmt.times,
+        "between": fmt.between,
+        "between_points": fmt.between_points,
+        "metric_name": fmt.metric_name,
+        "pipeline": fmt.pipeline,
+        "compact": fmt.compact,
+        "detectable": fmt.detectable,
+    }
+    env.globals["swatch"] = charts.swatch
+    return env.from_string(_read("template.html.j2"))
+
+
+def _view(result: RunResult, slots: dict[str, int]) -> dict[str, Any]:
+    style, script = _read("style.css").strip(), _read("script.js").strip()
+    return {
+        "r": result,
+        "slots": slots,
+        "style": Markup(style),  # noqa: S704
+        "script": Markup(script),  # noqa: S704
+        "policy": _policy(style, script),
+        "columns": COLUMNS,
+        "arms": _arm_rows(result, slots),
+        "tasks": [t for t in TASKS if any(s.task == t for s in result.summaries)],
+        "contrasts": _contrast_groups(result),
+        "scatter": _scatter(result, slots),
+        "frontier": _frontier(result),
+        "monthly": charts.monthly(result.roi, slots),
+        "volumes": sorted({q for c in result.roi for q, _ in c.monthly_usd}),
+        "break_evens": fmt.break_even_sentences(_shipped_first(result)),
+        "slices": _slices(result, slots),
+        "retrieval": _retrieval(result),
+        "curves": [(a, charts.curve(a, _adapter_slot(a.name, slots))) for a in result.adapters],
+        "trial_metrics": list(dict.fromkeys(k for t in result.trials for k in t.metrics)),
+        "split_tasks": [t for t in TASKS if any(t in c for c in result.data.questions.values())],
+        "max_listed": _MAX_LISTED,
+        "config": _yaml(result.config),
+        "command": f"domainlm run {shlex.quote(result.name + '.yaml')}",
+        "total_seconds": sum(t.seconds for t in result.times),
+    }
+
+
+def _policy(style: str, script: str) -> str:
+    def source(text: str) -> str:
+        return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
+
+    return (
+        f"default-src 'none'; style-src {source(style)}; script-src {source(script)}; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _arm_rows(result: RunResult, slots: dict[str, int]) -> list[dict[str, Any]]:
+    rows = []
+    for arm, summary in fmt.overall(result).items():
+        primary = summary.metrics.get("primary")
+        rows.append(
+            {
+                "name": arm,
+                "wins": arm == result.verdict.ship,
+                "s": summary,
+                "primary": primary,
+                "bar": charts.interval_bar(primary, slots[arm]) if primary else "",
+                "outcomes": charts.outcome_bar(summary.outcomes),
+            }
+        )
+    return rows
+
+
+def _margin(result: RunResult) -> float | None:
+    evaluation = result.config.get("evaluation")
+    margin = evaluation.get("margin") if isinstance(evaluation, dict) else None
+    return float(margin) if isinstance(margin, int | float) else None
+
+
+def _contrast_groups(result: RunResult) -> list[dict[str, Any]]:
+    margin, groups = _margin(result), fmt.contrast_groups(result)
+    whole = [c for _, found in groups for c in found if c.task == "all"]
+    made = []
+    for title, found in groups:
+        main = found[0].task == "all" and found[0].split == "test"
+        axis = charts.forest_axis(whole if main else found, margin)
+        rows: list[tuple[Contrast, Markup]] = [
+            (c, charts.forest_row(c, axis, margin)) for c in found
+        ]
+        scale = charts.forest_scale(axis)
+        made.append({"title": title, "main": main, "scale": scale, "rows": rows, "margin": margin})
+    return made
+
+
+def _scatter(result: RunResult, slots: dict[str, int]) -> Markup | None:
+    items = [
+        charts.CostPoint(arm, slots[arm], 1000 * s.cost_per_question_usd, s.metrics["primary"])
+        for arm, s in fmt.overall(result).items()
+        if "primary" in s.metrics
+    ]
+    return charts.scatter(items) if items else None
+
+
+def _frontier(result: RunResult) -> list[str]:
+    """Which arms are beaten on quality and cost at once, by their point estimates."""
+    scored = {a: s for a, s in fmt.overall(result).items() if "primary" in s.metrics}
+    places = {a: (s.cost_per_question_usd, -s.metrics["primary"].value) for a, s in scored.items()}
+    beaten: dict[str, str] = {}
+    for a, (cost, loss) in places.items():
+        better = [
+            b for b, p in places.items() if p != (cost, loss) and p[0] <= cost and p[1] <= loss
+        ]
+        if better:
+            beaten[a] = min(better, key=lambda b: places[b][1])
+    free = [a for a in places if a not in beaten]
+    said = [f"Not beaten on both score and cost: {', '.join(free)}."] if free else []
+    return said + [f"{by} scores higher than {a} and costs no more." for a, by in beaten.items()]
+
+
+def _shipped_first(result: RunResult) -> list[BreakEven]:
+    ship = result.verdict.ship
+    return sorted(result.break_evens, key=lambda b: b.a != ship)
+
+
+def _slices(result: RunResult, slots: dict[str, int]) -> list[dict[str, Any]]:
+    """Tables of the primary score: arms by task, and known against new documents."""
+    tasks = [("all", "test"), *((t, "test") for t in TASKS)]
+    splits = [("all", "test_known"), ("all", "test_new")]
+    made = []
+    for title, wanted in (("By task", tasks), ("Known and new documents", splits)):
+        columns = [w for w in wanted if any((s.task, s.split) == w for s in result.summaries)]
+        rows = []
+        for arm in slots:
+            cells: list[tuple[Interval, Markup] | None] = []
+            for task, split in columns:
+                found = fmt.slice_of(result, arm, task, split)
+                primary = found.metrics.get("primary") if found else None
+                bar = charts.interval_bar(primary, slots[arm], width=104) if primary else None
+                cells.append((primary, bar) if primary and bar else None)
+            if any(cells):
+                rows.append((arm, cells))
+        names = [fmt.words(t) if s == "test" else fmt.SPLIT_NAMES[s] for t, s in columns]
+        if columns and rows:
+            made.append({"title": title, "columns": names, "rows": rows})
+    return made
+
+
+def _retrieval(result: RunResult) -> dict[str, Any]:
+    found = fmt.overall(result)
+    names = [m for m in RETRIEVAL_METRICS if any(m in s.metrics for s in found.values())]
+    rows = [
+        (arm, [s.metrics.get(m) for m in names])
+        for arm, s in found.items()
+        if any(m in s.metrics for m in names)
+    ]
+    return {"columns": names, "rows": rows}
+
+
+def _adapter_slot(name: str, slots: dict[str, int]) -> int:
+    return slots.get(name, next((s for arm, s in slots.items() if name.startswith(arm)), 0))
+
+
+def _yaml(config: dict[str, Any]) -> str:
+    plain = json.loads(json.dumps(config, default=str))
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)

@@ -1,0 +1,484 @@
+import json
+import re
+import shutil
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from report_sample import ARMS, HOSTILE, hostile_sample, sample
+
+from domainlm.report import charts, to_html, to_markdown, write_report
+from domainlm.report import format as fmt
+from domainlm.report.questions import SHORTEST_CUT, evidence_ranges, to_json
+from domainlm.schema import (
+    BreakEven,
+    DataCard,
+    Interval,
+    Passage,
+    RagSpec,
+    RoiCase,
+    RunResult,
+    Verdict,
+)
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page, and the data block."""
+
+    def __init__(self, html):
+        super().__init__(convert_charrefs=True)
+        self.tags, self.words, self.scripts, self.open = [], [], [], []
+        self.feed(html)
+        self.text = " ".join(" ".join(self.words).split())
+        self.data = json.loads(self.scripts[0])
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "link", "input", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> closes something else"
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "script":
+            self.scripts.append(data)
+        elif not self.open or self.open[-1] != "style":
+            self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def run():
+    return sample()
+
+
+@pytest.fixture(scope="module")
+def html(run):
+    return to_html(run)
+
+
+@pytest.fixture(scope="module")
+def page(html):
+    return Page(html)
+
+
+def test_writes_both_files(run, html, tmp_path):
+    path = write_report(run, tmp_path / "new" / "folder")
+    assert path.name == "report.html" and path.read_text("utf-8") == html
+    assert (path.parent / "summary.md").read_text("utf-8") == to_markdown(run)
+    assert sorted(p.name for p in path.parent.iterdir()) == ["report.html", "summary.md"]
+
+
+def test_verdict_comes_first(run, html, page):
+    first = re.search(r"<h\d[^>]*>(.*?)</h\d>", html)
+    assert first.group(0).startswith("<h1>") and first.group(1) == run.verdict.sentence
+    assert all(reason in page.text for reason in run.verdict.reasons + run.verdict.caveats)
+    assert to_markdown(run).startswith(f"# {run.verdict.sentence}\n")
+
+
+def test_page_is_well_formed_with_unique_ids(page):
+    assert not page.open
+    ids = [a["id"] for _, a in page.tags if "id" in a]
+    assert len(ids) == len(set(ids))
+    targets = [a["href"][1:] for t, a in page.tags if t == "a"]
+    assert len(targets) >= 11 and set(targets) <= set(ids)
+
+
+def test_nothing_is_fetched(html, page):
+    # Every attribute that loads or links stays inside the file; document text may name any URL.
+    for tag, attrs in page.tags:
+        for name in ("src", "href", "srcset", "poster", "action", "xlink:href"):
+            assert attrs.get(name, "#").startswith(("#", "data:")), (tag, attrs)
+        assert "style" not in attrs and not any(a.startswith("on") for a in attrs), (tag, attrs)
+    style = re.search(r"<style>(.*?)</style>", html, re.S).group(1)
+    assert "url(" not in style and "@import" not in style
+    assert "innerHTML" not in html and "insertAdjacentHTML" not in html
+
+
+def test_policy_allows_exactly_the_inline_style_and_script(html, page):
+    import base64
+    import hashlib
+
+    policy = next(a["content"] for _, a in page.tags if "http-equiv" in a)
+    assert policy.startswith("default-src 'none';") and "unsafe" not in policy
+    for tag in ("style", "script"):
+        body = re.search(rf"<{tag}>(.*?)</{tag}>", html, re.S).group(1)
+        digest = base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+
+
+def test_every_arm_contrast_and_number_is_shown(run, page):
+    markdown = to_markdown(run).replace("&lt;", "<")
+    for text in (page.text, markdown):
+        for arm, s in fmt.overall(run).items():
+            assert arm in text
+            for name in ("primary", "exact_match", "token_f1", "rouge_l_f", "semantic_similarity"):
+                assert fmt.number(s.metrics[name].value) in text
+            assert fmt.between(s.metrics["primary"]) in text
+            assert fmt.usd(1000 * s.cost_per_question_usd) in text
+            assert fmt.usd(s.cost_per_correct_usd) in text
+            assert fmt.seconds(s.latency_p95_s) in text
+            assert fmt.memory(s.peak_memory_bytes) in text
+        for c in run.contrasts:
+            assert c.name in text and c.verdict in text
+            assert fmt.points(c.difference.value) in text
+            assert fmt.between_points(c.difference) in text
+            assert fmt.p_value(c.p_adjusted) in text
+            assert fmt.detectable(c) in text
+        for case in run.roi:
+            assert fmt.usd(case.setup_usd) in text
+            assert all(fmt.usd(bill) in text for _, bill in case.monthly_usd)
+        for sentence in fmt.break_even_sentences(run.break_evens):
+            assert sentence in text
+    assert len(run.contrasts) > 30 and len(fmt.overall(run)) == len(ARMS)
+
+
+def test_markdown_tables_are_rectangular(run):
+    for block in to_markdown(run).split("\n\n"):
+        rows = [line for line in block.splitlines() if line.startswith("| ")]
+        assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) <= 1
+
+
+def test_data_card_trials_training_and_provenance_are_shown(run, page):
+    for q in run.data.quarantined:
+        assert q.source in page.text and q.detail in page.text
+    for id_, reason in run.data.dropped:
+        assert id_ in page.text and reason in page.text
+    for trial in run.trials:
+        assert trial.name in page.text and fmt.pipeline(trial.spec) in page.text
+    for adapter in run.adapters:
+        assert adapter.digest in page.text and f"Training loss of {adapter.name}" in page.text
+    for key, value in run.provenance.items():
+        assert key in page.text and value in page.text
+    assert "domainlm run aldervale-contracts.yaml" in page.text
+    assert "max_questions: 90" in page.text and "touched once" in page.text
+
+
+def test_browser_data_holds_every_answer_with_verbatim_evidence(run, page):
+    data = page.data
+    assert [q["id"] for q in data["questions"]] == [q.id for q in run.questions]
+    by_key = {(a.question_id, a.arm): a for a in run.answers}
+    highlighted = 0
+    for q in data["questions"]:
+        assert [a["arm"] for a in q["answers"]] == list(ARMS)
+        for a in q["answers"]:
+            answer = by_key[q["id"], a["arm"]]
+            assert a["text"] == answer.text and len(a["calls"]) == len(answer.calls)
+            prompt = [(role, data["texts"][n]) for role, n in a["prompt"]]
+            assert prompt == [(m.role, m.content) for m in answer.prompt]
+            for (n, score, ranges), p in zip(a["passages"], answer.passages, strict=True):
+                shown = data["passages"][n]
+                assert (shown["text"], shown["start"], shown["end"]) == (p.text, p.start, p.end)
+                assert shown["end"] - shown["start"] == len(shown["text"]) and score == p.score
+                for start, end in ranges:
+                    highlighted += 1
+                    assert p.doc_id in q["docs"] and p.text[start:end] in q["evidence"]
+    assert highlighted > 60
+    shared = {id(p) for a in run.answers for p in a.passages}
+    assert len(data["passages"]) < len(shared) / 2
+
+
+def test_evidence_ranges():
+    text = "The fee is\n  $900 per visit. Other terms follow here and there."
+    assert evidence_ranges(text, ["fee is $900 per visit."]) == [[4, 28]]
+    assert evidence_ranges(text, ["fee is $900", "is $900 per"]) == [[4, 21]]
+    assert evidence_ranges(text, ["no such thing at all in it", "  "]) == []
+    over = "Other terms follow here and there. But they go on after the cut."
+    assert evidence_ranges(text, [over]) == [[29, len(text)]]
+    assert evidence_ranges("and there. Next clause.", ["terms follow here and there."]) == []
+    begun = "A clause begins before. Other terms follow here and there."
+    assert evidence_ranges("Other terms follow here and there. Then.", [begun]) == [[0, 34]]
+    assert evidence_ranges("inside it", ["all of inside it and more"]) == [[0, 9]]
+    assert evidence_ranges("", ["x"]) == []
+
+
+# --- hostile text ---
+
+
+def test_hostile_text_stays_text():
+    html = to_html(hostile_sample())
+    page = Page(html)
+    assert "<script>alert" not in html and "<img" not in html and "<!--" not in html
+    assert html.count("<script") == 2 and html.count("</script") == 2
+    assert "\u2028" not in page.scripts[0]
+    assert page.data["questions"][0]["text"].startswith(HOSTILE)
+    assert page.data["questions"][0]["answers"][0]["text"] == HOSTILE
+    markdown = to_markdown(hostile_sample())
+    assert "<script" not in markdown and "<img" not in markdown
+
+
+def test_markdown_has_no_images_or_links_from_names(run):
+    name = "![x](http://example.org/x.png) a|b `c` **d**"
+    text = to_markdown(replace(run, name=name, provenance={name: name}))
+    assert "![x]" not in text and "a\\|b" in text and "\\*\\*d" in text
+
+
+def test_json_survives_odd_values():
+    value = {"a": "</script>\u2028\u2029", "b": "\ud800", "c": "<!--"}
+    text = to_json(value)
+    assert "<" not in text and "\u2028" not in text and "\u2029" not in text
+    assert json.loads(text) == {**value, "b": "?"}
+
+
+# --- size ---
+
+
+def test_size_limit_cuts_the_longest_and_says_so(run):
+    long = "x" * 60_000
+
+    def longer(a):
+        return replace(a, prompt=(replace(a.prompt[0], content=long + a.question_id),))
+
+    big = replace(run, answers=tuple(map(longer, run.answers)))
+    assert len(to_html(big, max_bytes=10**9).encode()) > 3_000_000
+    html = to_html(big, max_bytes=1_200_000)
+    assert 800_000 < len(html.encode()) <= 1_200_000
+    page = Page(html)
+    assert "prompts and passages are cut after" in page.text and "result.json" in page.text
+    assert len(page.data["questions"]) == 60
+    cut = max(map(len, page.data["texts"]))
+    assert SHORTEST_CUT < cut < 60_000
+    texts = {p.text for a in run.answers for p in a.passages}
+    assert {p["text"] for p in page.data["passages"]} == texts, "shorter texts must stay whole"
+
+
+def test_too_many_questions_keep_those_on_which_arms_disagree(run):
+    limit = len(to_html(run).encode()) - len(Page(to_html(run)).scripts[0].encode()) + 60_000
+    html = to_html(run, max_bytes=limit)
+    page = Page(html)
+    kept = page.data["questions"]
+    assert len(html.encode()) <= limit and 0 < len(kept) < 60
+    assert f"{len(kept)} of 60 questions are shown here" in page.text
+    disagreeing = [q for q in kept if len({a["outcome"] for a in q["answers"]}) > 1]
+    assert len(disagreeing) == len(kept)
+    assert [q["id"] for q in kept] == sorted(q["id"] for q in kept)
+
+
+def test_long_lists_are_capped(run):
+    dropped = tuple((f"q{i}", "y" * 5_000) for i in range(3_000))
+    html = to_html(replace(run, data=replace(run.data, dropped=dropped)))
+    assert "3000 questions dropped" in html and len(html) < 1_000_000
+
+
+# --- less than everything ---
+
+
+@pytest.mark.parametrize("arms", [("base",), ("base", "rag"), ("rag", "raft")])
+def test_subsets_of_arms(arms):
+    run = sample(arms, questions=20)
+    page = Page(to_html(run))
+    assert [a["name"] for a in page.data["arms"]] == list(arms)
+    # Colours belong to arms, not to places in a list.
+    assert [a["slot"] for a in page.data["arms"]] == [ARMS.index(a) for a in arms]
+    if len(arms) == 1:
+        assert "No contrasts" in page.text
+    assert ("Retrieval of the arms" in page.text) == (arms != ("base",))
+
+
+def test_an_empty_run_still_renders():
+    card = DataCard(0, 0, 0, {}, (), {}, (), {})
+    empty = RunResult(
+        "empty", "", {}, {}, card, (), RagSpec(), (), (), (), (), (),
+        Verdict("none", "Ship none yet: nothing was measured.", (), ()),
+        (), (), (), (), 0,
+    )  # fmt: skip
+    page = Page(to_html(empty))
+    assert "nothing was measured" in page.text and page.data["questions"] == []
+    assert "nothing was measured" in to_markdown(empty)
+
+
+def test_missing_bounds_costs_and_scores(run):
+    def bare(i):
+        return replace(i, low=None, high=None)
+
+    summaries = tuple(
+        replace(
+            s,
+            metrics={"primary": bare(s.metrics["primary"])},
+            cost_per_correct_usd=None,
+            cost_per_question_usd=0.0,
+            peak_memory_bytes=0,
+        )
+        for s in run.summaries
+    )
+    contrasts = tuple(
+        replace(c, difference=bare(c.difference), p_value=None, p_adjusted=None, detectable=None)
+        for c in run.contrasts
+    )
+    roi = tuple(
+        RoiCase(c.arm, 0.0, 0.0, 0.0, None, ((100.0, 0.0), (1000.0, 0.0)), 12) for c in run.roi
+    )
+    scores = tuple(replace(s, metrics={"primary": float("nan")}) for s in run.scores)
+    less = replace(run, summaries=summaries, contrasts=contrasts, roi=roi, adapters=(), trials=())
+    page = Page(to_html(replace(less, scores=scores)))
+    assert not re.search(r"\bnan\b", page.text, re.I) and "None" not in page.text
+    assert page.data["questions"][0]["answers"][0]["metrics"] == {"primary": None}
+    assert "Training loss" not in page.text and "Pipelines tried" not in page.text
+    assert "None" not in to_markdown(less)
+
+
+# --- numbers, words and charts ---
+
+
+def test_numbers():
+    assert [fmt.usd(v) for v in (0, 0.0000262, 0.0254, 3.5, 12345.6, -0.5, None)] == [
+        "$0.00", "$0.000026", "$0.025", "$3.50", "$12,346", "−$0.50".replace("50", "5"), "–",
+    ]  # fmt: skip
+    assert [fmt.seconds(v) for v in (0.034, 14.2, 840, 9000)] == [
+        "0.03 s",
+        "14 s",
+        "14 min",
+        "2.5 h",
+    ]
+    assert [fmt.compact(v) for v in (100, 1500, 2e6, 0.001)] == ["100", "1.5k", "2M", "0.001"]
+    assert [fmt.p_value(v) for v in (0.0004, 0.0312, None)] == ["<0.001", "0.031", "–"]
+    assert fmt.points(-0.123) == "−12.3" and fmt.points(0.05) == "+5.0"
+    assert fmt.between(Interval(0.9, 0.7, 1.2, 5, "t")) == "0.70 to 1.00"
+
+
+def test_break_evens_in_words():
+    def say(there, back):
+        items = [BreakEven("a", "b", there, 1e7), BreakEven("b", "a", back, 1e7)]
+        return fmt.break_even_sentences(items)
+
+    assert (
+        say(1234.0, None)[0]
+        == "a is cheaper than b from about 1.23k questions a month on, b below that."
+    )
+    assert say(None, 0.0)[0] == "b is cheaper than a at every volume; a never is."
+    assert say(None, None)[0] == "Neither a nor b is ever ahead for good."
+    assert "up to 10M" in say(0.0, None)[-1] and len(say(0.0, None)) == 2
+    assert (
+        fmt.break_even_sentences([BreakEven("a", "b", None, 1e7)])[0]
+        == "a never is cheaper than b."
+    )
+    assert fmt.break_even_sentences([]) == []
+
+
+def test_labels_do_not_overlap():
+    anchors = [(200.0 + 3 * i, 150.0 + 4 * i, f"arm number {i}") for i in range(5)]
+    boxes = charts.place_labels(anchors, [(x - 7, y - 7, x + 7, y + 7) for x, y, _ in anchors])
+    for i, a in enumerate(boxes):
+        for b in boxes[i + 1 :]:
+            assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
+
+
+def test_axes():
+    log = charts.Axis(1, 1000, 0, 300, log=True)
+    assert [round(log(v)) for v in (1, 10, 100, 1000, 5000)] == [0, 100, 200, 300, 300]
+    assert [round(t) for t in log.ticks()] == [1, 10, 100, 1000]
+    assert charts.Axis(-0.1, 0.32, 0, 1).ticks(4) == pytest.approx([0, 0.2])
+    assert charts.Axis(3, 3, 0, 10)(3) == 5
+
+
+def test_scatter_turns_logarithmic_only_when_costs_span():
+    def item(arm, cost):
+        return charts.CostPoint(arm, 0, cost, Interval(0.5, None, None, 9, "none"))
+
+    assert "$0.1" in charts.scatter([item("a", 0.05), item("b", 30.0)])
+    assert "$0<" in charts.scatter([item("a", 0.0), item("b", 30.0)])
+
+
+def test_highlights_only_in_gold_documents(run):
+    q = next(q for q in run.questions if q.evidence)
+    wrong = Passage("c", "elsewhere.md", "", q.evidence[0], 0, len(q.evidence[0]), 1.0)
+    answers = tuple(
+        replace(a, passages=(wrong,)) if a.question_id == q.id else a for a in run.answers
+    )
+    shown = Page(to_html(replace(run, answers=answers))).data["questions"][0]["answers"]
+    assert [ranges for a in shown for _, _, ranges in a["passages"]] == [[]] * len(ARMS)
+
+
+# --- in a browser ---
+
+
+@pytest.fixture
+def browser(tmp_path):
+    webdriver = pytest.importorskip("selenium.webdriver")
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("chromium and chromedriver are not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-component-update "
+    flags += f"disable-background-networking disable-sync user-data-dir={tmp_path}/profile"
+    for flag in flags.split():
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def resize(browser, width, mobile=False):
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": mobile}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+
+def test_in_a_browser(browser, run, tmp_path):
+    resize(browser, 1280)
+    browser.get(write_report(run, tmp_path).as_uri())
+
+    def js(code):
+        return browser.execute_script(code)
+
+    def choose(**values):
+        for name, value in values.items():
+            js(
+                f"const f = document.getElementById('f-{name}'); f.value = {json.dumps(value)};"
+                "f.dispatchEvent(new Event('input', {bubbles: true}))"
+            )
+        return int(js("return document.getElementById('q-count').textContent").split()[0])
+
+    title = "return document.querySelector('#q-detail h3').textContent"
+    assert choose() == 60 and js("return document.querySelectorAll('#q-list li').length") == 25
+    assert js(title) == run.questions[0].text
+    js("document.getElementById('q-next').click()")
+    assert js(title) == run.questions[25].text
+    unanswerable = sum(q.task == "unanswerable" for q in run.questions)
+    assert choose(task="unanswerable") == unanswerable
+    right = {s.question_id for s in run.scores if (s.arm, s.outcome) == ("raft", "correct")}
+    assert choose(task="", arm="raft", outcome="correct") == len(right)
+    new = {q.id for q in run.questions if q.split == "test_new"}
+    assert choose(split="test_new") == len(right & new)
+    assert choose(split="", arm="", outcome="", text="LAMP at kelder") == sum(
+        "lamp at Kelder" in q.text for q in run.questions
+    )
+    assert choose(text="nothing like it") == 0
+    assert "No question matches" in js("return document.getElementById('q-detail').textContent")
+    choose(text="")
+    js("document.getElementById('f-disagree').click()")
+    outcomes = {
+        q.id: {s.outcome for s in run.scores if s.question_id == q.id} for q in run.questions
+    }
+    disagree = [q for q in run.questions if len(outcomes[q.id]) > 1]
+    assert choose() == len(disagree) < 60
+    js("document.getElementById('questions').scrollIntoView(); document.activeElement.blur()")
+    press = "document.body.dispatchEvent(new KeyboardEvent('keydown', {key: '%s', bubbles: true}))"
+    js(press % "j" + ";" + press % "j" + ";" + press % "k")
+    assert js(title) == disagree[1].text
+    evidence = {q.id: q.evidence for q in run.questions}
+    gold = next(
+        a.question_id
+        for a in run.answers
+        if any(e in p.text for p in a.passages for e in evidence[a.question_id])
+    )
+    js("document.getElementById('f-disagree').click()")
+    assert choose(text=gold) == 1
+    marks = js("return [...document.querySelectorAll('#q-detail mark')].map(m => m.textContent)")
+    assert marks and set(marks) == set(evidence[gold])
+    for width, mobile in ((1280, False), (768, False), (390, True)):
+        resize(browser, width, mobile)
+        js("document.querySelectorAll('details').forEach(d => { d.open = true })")
+        wide = js("return document.documentElement.scrollWidth")
+        assert wide <= width, f"the page is {wide} px wide in a window of {width}"
+    assert browser.get_log("browser") == []
+
+
+def test_hostile_text_in_a_browser(browser, tmp_path):
+    browser.get(write_report(hostile_sample(), tmp_path).as_uri())
+    read = browser.execute_script
+    assert read("return document.querySelectorAll('img').length") == 0
+    assert read("return document.querySelector('#q-detail h3').textContent").startswith(HOSTILE)
+    assert browser.get_log("browser") == []
