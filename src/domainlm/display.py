@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -101,10 +102,15 @@ class Bars:
 def show_result(result: RunResult, page: Path | None) -> None:
     """Print the verdict, the table of arms and where the report is."""
     console = Console()
-    table = Table(title=f"{result.name}: {_asked(result)} test questions", title_justify="left")
-    for column in ("arm", "quality", "correct", "wrong", "abstained", "p50 s", "$ / 1,000"):
-        table.add_column(column, justify="left" if column == "arm" else "right")
-    table.add_column("$ / correct", justify="right")
+    table = Table(
+        title=f"{result.name}: {_asked(result)} test questions",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for column in ("arm", "quality [95 %]", "right", "wrong", "abst.", "p50 s", "$/1,000"):
+        table.add_column(column, justify="left" if column == "arm" else "right", no_wrap=True)
+    table.add_column("$/right", justify="right", no_wrap=True)
     for s in _overall(result.summaries):
         n = max(s.n, 1)
         shipped = s.arm == result.verdict.ship
@@ -187,4 +193,7 @@ def _asked(result: RunResult) -> int:
 
 
 def _interval(i: Interval) -> str:
-    return f"{i.value:.3f}" if i.low is None else f"{i.value:.3f} [{i.low:.3f}, {i.high:.3f}]"
+    if i.low is None or i.high is None:
+        return f"{i.value:.3f}"
+    # A score cannot leave [0, 1]; an interval by t can.
+    return f"{i.value:.3f} [{max(i.low, 0):.2f}, {min(i.high, 1):.2f}]"

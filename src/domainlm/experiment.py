@@ -119,7 +119,9 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
             margin=config.evaluation.margin,
             min_correct=config.evaluation.minimum_quality,
             questions_per_month=config.cost.planned_volume,
-            stale=cost.stale_prices(prices, now.date()),
+            stale=cost.stale_prices(
+                prices, now.date(), used=(config.cost.hardware, config.cost.model_price)
+            ),
         )
         result = RunResult(
             name=config.name,

@@ -5,7 +5,6 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from report_sample import ARMS, HOSTILE, hostile_sample, sample
 
 from domainlm.report import charts, to_html, to_markdown, write_report
 from domainlm.report import format as fmt
@@ -20,6 +19,7 @@ from domainlm.schema import (
     RunResult,
     Verdict,
 )
+from tests.unit.report_sample import ARMS, HOSTILE, hostile_sample, sample
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 

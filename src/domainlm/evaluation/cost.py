@@ -4,7 +4,7 @@ Quantities are measured: tokens of the call ledger for hosted models, seconds fo
 """
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -113,10 +113,22 @@ def parse_prices(book: Any, name: str = "price book") -> PriceBook:
     return PriceBook(prices, gpu_hours, hosted)
 
 
-def stale_prices(prices: PriceBook, today: dt.date, *, days: int = STALE_DAYS) -> tuple[str, ...]:
-    """Names of the entries that are more than `days` older than `today`."""
+def stale_prices(
+    prices: PriceBook,
+    today: dt.date,
+    *,
+    used: Collection[str] | None = None,
+    days: int = STALE_DAYS,
+) -> tuple[str, ...]:
+    """Names of the entries (of those `used`, or of all) more than `days` older than `today`."""
     entries: dict[str, Price | ModelPrice] = {**prices.items, **prices.gpu_hours, **prices.models}
-    return tuple(sorted(k for k, v in entries.items() if (today - v.as_of).days > days))
+    return tuple(
+        sorted(
+            name
+            for name, price in entries.items()
+            if (used is None or name in used) and (today - price.as_of).days > days
+        )
+    )
 
 
 def machine_named(hardware: str, units: float = 1, utilisation: float = 1.0) -> Machine:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from decimal import Decimal
 
 from domainlm.errors import DataError
 from domainlm.evaluation.roi import monthly_usd
@@ -209,7 +210,8 @@ def _caveats(
             caveats.append(f"{_percent(share)} of its answers are {phrase}.")
     if stale:
         listed = ", ".join(stale[:5]) + (", ..." if len(stale) > 5 else "")
-        caveats.append(f"{len(stale)} prices are out of date ({listed}); renew the price book.")
+        noun = "price is" if len(stale) == 1 else "prices are"
+        caveats.append(f"{len(stale)} {noun} out of date ({listed}); renew the price book.")
     return caveats
 
 
@@ -256,9 +258,8 @@ def _percent(share: float) -> str:
 
 
 def _usd(amount: float) -> str:
-    if amount and abs(amount) < 0.01:
-        return f"${amount:.2g}"
-    return f"${amount:,.2f}"
+    # Two significant digits below a dollar, never an exponent.
+    return f"${amount:,.2f}" if abs(amount) >= 1 or not amount else f"${Decimal(f'{amount:.2g}'):f}"
 
 
 def _share(s: ArmSummary, outcome: str) -> float:

@@ -1,0 +1,99 @@
+"""Each mistake gives one sentence with the value and the fix, exit code 2, and no traceback."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.conftest import domainlm
+
+CASES = {
+    "unknown key": (["trainig.rank=8"], "trainig"),
+    "unknown nested key": (["training.rnk=8"], "did you mean 'rank'"),
+    "value out of range": (["split.dev=2"], "split.dev"),
+    "missing documents": (["documents=nowhere"], "nowhere"),
+    "missing questions": (["questions=nowhere.jsonl"], "nowhere.jsonl"),
+    "absent model": (["model=local:/no/such/model", "arms=[base]"], "/no/such/model"),
+    "unknown model": (["model=embeded"], "did you mean 'embedded'"),
+    "unknown stage": (["rag.retrieve=[{use: hybird}]"], "did you mean 'hybrid'"),
+    "unknown stage setting": (["rag.retrieve=[{use: hybrid, wieght: 1}]"], "weight"),
+    "hosted model cannot train": (["model=openai:x"], "arms"),
+    "bad name": (["name=../up"], "folder name"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_mistake_is_one_sentence(
+    case: str, domain: Path, offline: dict[str, str], tmp_path: Path
+) -> None:
+    overrides, expected = CASES[case]
+    child = domainlm("run", domain / "domainlm.yaml", f"output={tmp_path}", *overrides, env=offline)
+    _, err = child.communicate(timeout=120)
+    assert child.returncode == 2, err
+    last = err.strip().splitlines()[-1] if "\n" not in err.strip() else err
+    assert expected in last
+    assert "Traceback" not in err
+
+
+@pytest.fixture
+def copy(domain: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "copy"
+    shutil.copytree(domain, folder)
+    return folder
+
+
+def fails(folder: Path, env: dict[str, str], *overrides: str) -> str:
+    child = domainlm("run", folder / "domainlm.yaml", *overrides, env=env)
+    _, err = child.communicate(timeout=120)
+    assert child.returncode == 2, err
+    assert "Traceback" not in err
+    return err
+
+
+def test_empty_corpus(copy: Path, offline: dict[str, str]) -> None:
+    shutil.rmtree(copy / "documents")
+    (copy / "documents").mkdir()
+    assert "document" in fails(copy, offline)
+
+
+def test_no_questions(copy: Path, offline: dict[str, str]) -> None:
+    (copy / "questions.jsonl").write_text("")
+    assert "question" in fails(copy, offline)
+
+
+def test_duplicate_ids(copy: Path, offline: dict[str, str]) -> None:
+    text = (copy / "questions.jsonl").read_text("utf-8")
+    (copy / "questions.jsonl").write_text(text + text.splitlines()[0] + "\n", "utf-8")
+    assert "twice" in fails(copy, offline) or "duplicate" in fails(copy, offline)
+
+
+def test_gold_document_absent_from_all(copy: Path, offline: dict[str, str]) -> None:
+    (copy / "questions.jsonl").write_text(
+        '{"id": "a", "text": "What?", "references": ["x"], "doc_ids": ["gone.txt"]}\n'
+    )
+    assert "gone.txt" in fails(copy, offline)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_read_only_output(copy: Path, offline: dict[str, str], tmp_path: Path) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    assert str(locked) in fails(copy, offline, f"output={locked}")
+
+
+def test_output_that_is_a_file(copy: Path, offline: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    assert "taken" in fails(copy, offline, f"output={tmp_path / 'taken'}")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_full_disk_is_one_sentence(tmp_path: Path) -> None:
+    from domainlm.artifacts import Log
+    from domainlm.errors import DataError
+
+    (tmp_path / "log.jsonl").symlink_to("/dev/full")
+    with pytest.raises(DataError, match="disk .* is full"):
+        Log(tmp_path / "log.jsonl", int).append([1])
