@@ -95,7 +95,7 @@ class TrainingConfig(Section):
     alpha: int = Field(32, ge=1)
     learning_rate: float = Field(5e-4, gt=0, lt=1)
     batch_size: int = Field(8, ge=1)
-    micro_batch_size: int = Field(4, ge=1)
+    micro_batch_tokens: int = Field(1024, ge=64)
     max_tokens: int = Field(1536, ge=64)
     max_completion_tokens: int = Field(256, ge=8)
     tuned_rows: int = Field(0, ge=0)

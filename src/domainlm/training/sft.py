@@ -7,7 +7,6 @@ are tokenised exactly as `LocalModel` prompts at answer time.
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
@@ -24,6 +23,7 @@ from torch.utils.data import Sampler, SequentialSampler
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    PrinterCallback,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -111,6 +111,18 @@ def schedule(
     return ordered
 
 
+def micro_batch(rows: Sequence[dict[str, list[int]]], batch: int, tokens: int) -> int:
+    """Rows per forward pass: the largest divisor of `batch` whose long rows stay near `tokens`.
+
+    Activations take about 4 MB a token for a 135M model, so this bounds memory; on two CPU cores
+    more than a thousand tokens at once are no faster.
+    """
+    lengths = sorted(len(r["input_ids"]) for r in rows)
+    long = lengths[int(0.9 * (len(lengths) - 1))]
+    fitting = [m for m in range(1, batch + 1) if batch % m == 0 and m * long <= tokens]
+    return max(fitting, default=1)
+
+
 class _CompletionTrainer(SFTTrainer):  # type: ignore[misc]
     """SFTTrainer that keeps our row order and computes logits only at labelled positions."""
 
@@ -146,9 +158,14 @@ class _CompletionTrainer(SFTTrainer):  # type: ignore[misc]
 class _Heartbeat(TrainerCallback):  # type: ignore[misc]
     """Saves by the clock, marks complete checkpoints, and reports progress."""
 
-    def __init__(self, every_s: float, progress: Callable[[int, int, float], None] | None) -> None:
-        self._every, self._progress = every_s, progress
-        self._last = time.monotonic()
+    def __init__(
+        self,
+        every_s: float,
+        earlier_s: float,
+        progress: Callable[[int, int, float], None] | None,
+    ) -> None:
+        self._every, self._earlier, self._progress = every_s, earlier_s, progress
+        self._started = self._last = time.monotonic()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -164,7 +181,7 @@ class _Heartbeat(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         self._last = time.monotonic()
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        write_atomic(folder / _DONE, "")
+        write_atomic(folder / _DONE, str(self._earlier + self._last - self._started))
 
 
 def last_complete(folder: Path) -> Path | None:
@@ -234,12 +251,12 @@ def train_sft(
     )
     model = get_peft_model(model, lora)
     before = _weights_sum(model)
-    micro = min(config.micro_batch_size, config.batch_size)
+    micro = micro_batch(data.rows, config.batch_size, config.micro_batch_tokens)
     settings = SFTConfig(
         output_dir=str(folder),
         num_train_epochs=1,
         per_device_train_batch_size=micro,
-        gradient_accumulation_steps=max(1, config.batch_size // micro),
+        gradient_accumulation_steps=config.batch_size // micro,
         learning_rate=config.learning_rate,
         lr_scheduler_type="linear",
         # No warm-up below ten steps: its first step would have a rate of zero.
@@ -263,25 +280,26 @@ def train_sft(
         remove_unused_columns=False,
         average_tokens_across_devices=False,
     )
+    checkpoint = last_complete(folder)
+    # What a killed run had trained already counts as training time.
+    earlier = float((checkpoint / _DONE).read_text("utf-8")) if checkpoint else 0.0
     trainer = _CompletionTrainer(
         model=model,
         args=settings,
         train_dataset=Dataset.from_list(order),
         processing_class=tokenizer,
         data_collator=_Collator(tokenizer.pad_token_id or 0),
-        callbacks=[_Heartbeat(config.checkpoint_every_s, progress)],
+        callbacks=[_Heartbeat(config.checkpoint_every_s, earlier, progress)],
     )
-    trainer.remove_callback(_printer())
-    checkpoint = last_complete(folder)
+    trainer.remove_callback(PrinterCallback)
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    seconds = time.perf_counter() - started
+    seconds = earlier + time.perf_counter() - started
     if _weights_sum(model) == before:
         raise ModelError(
             f"training {name!r} changed no weight; raise training.learning_rate "
             f"({config.learning_rate}) or the number of rows ({len(order)})"
         )
-    seconds += _earlier_seconds(folder, checkpoint)
     target = folder / _ADAPTER
     _save(trainer.model, target)
     for path in folder.glob("checkpoint-*"):
@@ -333,14 +351,6 @@ def _weights_sum(model: Any) -> float:
     return float(sum(t.double().abs().sum() for t in state.values()))
 
 
-def _earlier_seconds(folder: Path, checkpoint: Path | None) -> float:
-    """Seconds that the killed part of a resumed run had trained, from its trainer state."""
-    if checkpoint is None or not (checkpoint / "trainer_state.json").exists():
-        return 0.0
-    state = json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
-    return float(sum(x.get("step_s", 0.0) for x in state.get("log_history", ())))
-
-
 def _curve(history: Sequence[dict[str, Any]]) -> tuple[TrainingPoint, ...]:
     return tuple(
         TrainingPoint(
@@ -349,12 +359,6 @@ def _curve(history: Sequence[dict[str, Any]]) -> tuple[TrainingPoint, ...]:
         for x in history
         if "loss" in x
     )
-
-
-def _printer() -> Any:
-    from transformers import PrinterCallback
-
-    return PrinterCallback
 
 
 def _quiet() -> None:

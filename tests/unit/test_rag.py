@@ -1,0 +1,132 @@
+"""Stages, prompts and retrieval that learns from examples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from domainlm.corpus.chunking import chunk_document
+from domainlm.errors import ConfigError
+from domainlm.models.fake import FakeEmbedder, FakeModel
+from domainlm.rag import prompts
+from domainlm.rag.pipeline import Retrieval, closed_book, with_retrieval
+from domainlm.rag.rocchio import evidence_spans
+from domainlm.rag.stages import Resources, build_stage
+from domainlm.retrieval import build_index
+from domainlm.schema import Document, Question, RagSpec, Sampling, StageSpec
+
+PLANTS = ("Alder", "Birch", "Cedar", "Dogwood", "Elm", "Fir")
+
+
+def document(n: int, name: str) -> Document:
+    text = (
+        f"{name} plant.\n\nThe weather at {name} is mild and the river slow.\n\n"
+        f"Either side may walk away after {30 + n} days once it has told the other in writing.\n\n"
+        f"Visitors to {name} sign the book. Parking is free.\n"
+    )
+    return Document(f"{name}.txt", name, f"{name}.txt", text, "text/plain", str(n))
+
+
+def asked(n: int, name: str) -> Question:
+    evidence = (
+        f"Either side may walk away after {30 + n} days once it has told the other in writing."
+    )
+    return Question(
+        f"q-{name}",
+        "What is the notice period?",
+        (f"{30 + n} days",),
+        doc_ids=(f"{name}.txt",),
+        scope=(f"{name}.txt",),
+        evidence=(evidence,),
+    )
+
+
+@pytest.fixture
+def resources(tmp_path: Path) -> Resources:
+    documents = [document(n, name) for n, name in enumerate(PLANTS)]
+    embedder = FakeEmbedder()
+    index = build_index(
+        tmp_path / "index",
+        documents,
+        lambda d: chunk_document(d, tokens=20, header=False),
+        embedder,
+        store="memory",
+    )
+    examples = tuple(asked(n, name) for n, name in enumerate(PLANTS[:4]))
+    return Resources(index, {d.id: d for d in documents}, embedder, examples=examples)
+
+
+def first(resources: Resources, use: str, question: Question) -> str:
+    retrieval = Retrieval(RagSpec((), (StageSpec(use),), (), 1), resources)
+    return next((p.text for p in retrieval(question)), "")
+
+
+def test_rocchio_finds_what_shares_no_word_with_the_question(resources: Resources) -> None:
+    question = asked(5, "Fir")
+    assert "walk away" not in first(resources, "bm25", question)
+    assert "walk away" in first(resources, "rocchio", question)
+
+
+def test_rocchio_leaves_out_examples_about_the_scope(resources: Resources) -> None:
+    question = asked(0, "Alder")
+    alone = Resources(
+        resources.index,
+        resources.documents,
+        resources.embedder,
+        examples=(question,),
+        leave_one_out=True,
+    )
+    plain = Resources(resources.index, resources.documents, resources.embedder)
+    assert first(alone, "rocchio", question) == first(plain, "rocchio", question)
+
+
+def test_scope_confines_every_retriever(resources: Resources) -> None:
+    for use in ("bm25", "dense", "hybrid", "rocchio"):
+        spec = RagSpec((), (StageSpec(use),), (), 3)
+        question = Question("q", "What of the weather and the book?", scope=("Cedar.txt",))
+        passages = Retrieval(spec, resources)(question)
+        assert passages
+        assert {p.doc_id for p in passages} == {"Cedar.txt"}, use
+
+
+def test_passages_are_verbatim(resources: Resources) -> None:
+    for passage in Retrieval(RagSpec(), resources)(Question("q", "visitors sign parking")):
+        text = resources.documents[passage.doc_id].text
+        assert text[passage.start : passage.end] == passage.text
+
+
+def test_evidence_is_found_across_line_breaks() -> None:
+    broken = Document("d", "d", "d", "It was\nsigned  by\nMara.", "text/plain", "0")
+    spans = evidence_spans(Question("q", "?", ("Mara",), evidence=("signed by Mara.",)), broken)
+    assert [broken.text[s:e] for s, e in spans] == ["signed  by\nMara."]
+
+
+def test_a_wrong_name_or_setting_is_refused_with_the_right_ones(resources: Resources) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'hybrid'"):
+        build_stage("retrieve", StageSpec("hybird"), resources)
+    with pytest.raises(ConfigError, match="did you mean 'weight'"):
+        build_stage("retrieve", StageSpec("hybrid", {"wieght": 1}), resources)
+    with pytest.raises(ConfigError, match="cannot be imported"):
+        build_stage("retrieve", StageSpec("nowhere:stage"), resources)
+
+
+def test_arms_share_the_question_and_bill_their_calls(resources: Resources) -> None:
+    model = FakeModel(lambda chat: "30 days")
+    retrieval = Retrieval(RagSpec(passages=2), resources)
+    question = asked(0, "Alder")
+    plain = closed_book("base", model, Sampling()).answer([question])[0]
+    rag = with_retrieval("rag", model, Sampling(), retrieval).answer([question])[0]
+    assert plain.text == rag.text == "30 days"
+    assert not plain.passages
+    assert len(rag.passages) == 2
+    assert [c.kind for c in plain.calls] == ["generate"]
+    assert rag.tokens_in > plain.tokens_in > 0
+    assert question.text in plain.prompt[-1].content
+    assert rag.passages[0].text.strip() in rag.prompt[-1].content
+
+
+def test_choices_reach_both_prompts() -> None:
+    question = Question("q", "Is it?", ("yes",), task="closed_form", choices=("yes", "no"))
+    assert "yes, no" in prompts.closed_book(question)[-1].content
+    assert "yes, no" in prompts.with_passages(question, [])[-1].content
