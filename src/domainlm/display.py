@@ -62,8 +62,8 @@ class Bars:
         self._progress.start()
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self._finish()
+    def __exit__(self, kind: object, *exc: object) -> None:
+        self._finish("✓" if kind is None else "✗")
         self._progress.stop()
 
     def stage(self, name: str, cached: bool) -> None:
@@ -89,13 +89,13 @@ class Bars:
         if self._task is not None:
             self._progress.update(self._task, completed=done, total=total, note=note)
 
-    def _finish(self) -> None:
+    def _finish(self, mark: str = "✓") -> None:
         if self._task is not None:
             self._progress.remove_task(self._task)
             self._task = None
         if self._name:
             seconds = time.monotonic() - self._started
-            self._console.print(f"✓ {self._name} [dim]{seconds:.1f} s[/dim]", highlight=False)
+            self._console.print(f"{mark} {self._name} [dim]{seconds:.1f} s[/dim]", highlight=False)
             self._name = ""
 
 

