@@ -178,10 +178,12 @@ class RunDir:
     def stage(self, name: str, key: str, kind: Any, make: Callable[[], T]) -> T:
         """Load stage `name` if it was made from inputs with digest `key`, else make and store it.
 
+        Each key keeps its file, so going back to earlier settings repeats nothing either.
+
         Raises:
             DataError: the result cannot be written.
         """
-        path = self.path / "stages" / f"{name}.json"
+        path = self.path / "stages" / f"{name}-{key}.json"
         stored = self._stored(path, key, kind)
         self._on_stage(name, stored is not None)
         if stored is not None:

@@ -87,12 +87,14 @@ def ingest(config: ConfigFile, override: Overrides = None, as_json: AsJson = Fal
     if as_json:
         _print_json(report)
         return
+    from domainlm.display import clean
+
     typer.echo(
         f"{report['documents']} documents, {report['chunks']} chunks: {report['added']} added, "
         f"{report['deleted']} deleted, {report['kept']} kept."
     )
     for item in report["quarantined"]:
-        typer.echo(f"  set aside {item['source']}: {item['reason']} ({item['detail']})")
+        typer.echo(clean(f"  set aside {item['source']}: {item['reason']} ({item['detail']})"))
 
 
 @app.command()
@@ -216,7 +218,10 @@ def show(
 def _load(path: Path, overrides: list[str] | None) -> Any:
     from domainlm.config import load_config
 
-    return load_config(path, overrides or [])
+    config = load_config(path, overrides or [])
+    if not config.allow_download:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    return config
 
 
 def _bars(quiet: bool) -> Any:
@@ -230,8 +235,7 @@ def _print_json(value: Any) -> None:
 
 
 def main() -> NoReturn:
-    """Entry point: the hub is offline and libraries are quiet unless the user says otherwise."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    """Entry point: libraries are quiet, and the hub is offline unless `allow_download` is set."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Spinning OpenMP threads slow training threefold beside any other busy program.
@@ -241,7 +245,8 @@ def main() -> NoReturn:
     try:
         app()
     except DomainLMError as error:
-        typer.echo(f"domainlm: {error}", err=True)
+        sentence = "".join(c if c.isprintable() else " " for c in str(error))
+        typer.echo(f"domainlm: {sentence}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
         typer.echo("Interrupted; finished work is kept, the same command continues.", err=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -99,10 +99,10 @@ class TrainingConfig(Section):
     max_tokens: int = Field(1536, ge=64)
     max_completion_tokens: int = Field(256, ge=8)
     tuned_rows: int = Field(0, ge=0)
-    tuned_epochs: float = Field(0, ge=0)
+    tuned_epochs: float = Field(1, gt=0, le=1000)
     raft_rows: int = Field(0, ge=0)
-    raft_epochs: float = Field(0, ge=0)
-    absent_share: float = Field(0.1, ge=0, le=0.5)
+    raft_epochs: float = Field(1, gt=0, le=1000)
+    absent_share: float = Field(0.05, ge=0, le=0.5)
     checkpoint_every_s: float = Field(30.0, gt=0)
     synthesis: SynthesisConfig = SynthesisConfig()  # type: ignore[call-arg]
 
@@ -129,9 +129,11 @@ class CostConfig(Section):
 
     prices: Path | None = None
     hardware: str = "cpu_core_hour"
-    units: float = Field(2.0, gt=0)
+    units: float = Field(2.0, gt=0, lt=1e6)
     model_price: str = ""
-    questions_per_month: tuple[float, ...] = (100, 1_000, 10_000, 100_000, 1_000_000)
+    questions_per_month: tuple[Annotated[float, Field(gt=0, lt=1e12)], ...] = Field(
+        (100, 1_000, 10_000, 100_000, 1_000_000), min_length=1
+    )
     months: int = Field(12, ge=1, le=120)
     value_correct_usd: float | None = None
     cost_wrong_usd: float | None = None
@@ -169,7 +171,8 @@ class Config(Section):
     @field_validator("name")
     @classmethod
     def _plain_name(cls, value: str) -> str:
-        if not value or any(c in value for c in '/\\\0:*?"<>|') or value in {".", ".."}:
+        wrong = not value.isprintable() or any(c in value for c in '/\\:*?"<>|')
+        if not value or wrong or value in {".", ".."}:
             raise ValueError(f"{value!r} cannot be a folder name; use letters, digits and dashes")
         return value
 
@@ -204,9 +207,9 @@ BUDGETS: dict[Budget, dict[str, Any]] = {
         "evaluation": {"max_questions": 10, "dev_questions": 6},
     },
     "small": {
-        "training": {"tuned_rows": 360, "tuned_epochs": 2, "raft_rows": 220, "raft_epochs": 1},
-        "synthesis": {"passages": 60},
-        "evaluation": {"max_questions": 90, "dev_questions": 40},
+        "training": {"tuned_rows": 200, "tuned_epochs": 2, "raft_rows": 120, "raft_epochs": 1},
+        "synthesis": {"passages": 32},
+        "evaluation": {"max_questions": 48, "dev_questions": 16},
     },
     "full": {
         "training": {"tuned_rows": 20_000, "tuned_epochs": 3, "raft_rows": 5_000, "raft_epochs": 1},
@@ -228,8 +231,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(
             f"configuration {path} does not exist; `domainlm init` writes one"
         ) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"configuration {path} is not readable YAML: {error}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"configuration {path} is not readable YAML: {reason:.200}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"configuration {path} must be a mapping of settings, not {raw!r:.60}")
     for override in overrides:

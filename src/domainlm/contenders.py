@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 import gc
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -45,7 +43,7 @@ from domainlm.training.data import Synthesis, closed_book_rows, raft_rows, write
 
 _ADAPTER_OF: dict[ArmName, str] = {"tuned": "tuned", "tuned+rag": "tuned", "raft": "raft"}
 _BATCH = 32
-_PROBES = 8
+_PROBES = 6
 """Questions asked one at a time for latency; the first is a warm-up and not counted."""
 
 CANDIDATES: tuple[tuple[str, tuple[StageSpec, ...]], ...] = (
@@ -86,12 +84,12 @@ def open_index(
             header=chunking.header,
         )
 
-    where = folder.path / "index"
     built: list[Index] = []
 
     def make() -> IndexDelta:
+        # One folder per embedder: vectors of two must never meet.
         index = build_index(
-            where,
+            folder.path / f"index-{digest(embedder.name)}",
             documents,
             chunk,
             embedder,
@@ -102,7 +100,10 @@ def open_index(
         return index.delta
 
     delta: IndexDelta = folder.stage("index", key, IndexDelta, make)
-    return built[0] if built else Index.open(where, embedder), delta
+    if not built:
+        # A build for other settings may have been killed half-way; unchanged, this costs nothing.
+        make()
+    return built[0], delta
 
 
 def choose_pipeline(
@@ -254,6 +255,7 @@ class Bench:
         self._index, self._documents, self._questions = index, documents, questions
         self._spec = spec
         self._adapters: dict[str, Adapter] = {}
+        self.row_counts: dict[str, int] = {}
         self._resources = Resources(index, documents, embedder, examples=questions.train)
         limits = config.evaluation
         self.asked: list[Question] = [
@@ -276,6 +278,8 @@ class Bench:
             tuple[TrainingRow, ...],
             lambda: tuple(self._rows(name, pool)),
         )
+        counts = Counter(f"{name}: {r.kind}, {r.origin}" for r in rows)
+        self.row_counts |= dict(sorted(counts.items()))
         base = _base_folder(self._config)
         epochs = config.raft_epochs if name == "raft" else config.tuned_epochs
         # Not the checkpoint's path: the cache may lie elsewhere on the next machine.
@@ -349,7 +353,8 @@ class Bench:
     ) -> tuple[list[Answer], tuple[float, ...], int]:
         asked_key = digest(key, name, [q.id for q in self.asked])
         log = Log(self._folder.path / "answers" / f"{name}-{asked_key}.jsonl", Answer)
-        done = {a.question_id: a for a in log.read()}
+        # What failed (a server was down) is asked again.
+        done = {a.question_id: a for a in log.read() if not a.failed}
         peak = 0
 
         def arm() -> Arm:
@@ -411,7 +416,10 @@ def _base_folder(config: Config) -> Path | str:
         from domainlm.models.embedded import ensure_checkpoint
 
         return ensure_checkpoint(allow_download=config.allow_download)
-    return config.model.removeprefix("local:")
+    from domainlm.models.local import find_checkpoint
+
+    name = config.model.removeprefix("local:")
+    return find_checkpoint(name, allow_download=config.allow_download)
 
 
 def _probe(arm: Arm, asked: Sequence[Question], progress: Progress) -> list[float]:
@@ -469,9 +477,3 @@ def worth(config: Config, summaries: Sequence[ArmSummary]) -> dict[str, float] |
         for s in summaries
         if s.task == summary.ALL and s.split == summary.TEST
     }
-
-
-def kinds_of(path: Path) -> dict[str, int]:
-    """Training rows of a stored stage, counted by kind and origin."""
-    rows: list[dict[str, Any]] = json.loads(path.read_bytes())["value"]
-    return dict(Counter(f"{r['kind']}, {r['origin']}" for r in rows))

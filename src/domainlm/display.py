@@ -144,8 +144,8 @@ def show_question(result: RunResult, question_id: str) -> None:
         some = ", ".join(q.id for q in result.questions[:5])
         raise DataError(f"no question {question_id!r} in this run; there are {some}, …")
     console = Console()
-    console.print(question.text, style="bold", markup=False, highlight=False)
-    console.print(f"expected: {' | '.join(question.references) or '(none)'}", markup=False)
+    console.print(clean(question.text), style="bold", markup=False, highlight=False)
+    console.print(clean(f"expected: {' | '.join(question.references) or '-'}"), markup=False)
     scores = {(s.arm, s.question_id): s for s in result.scores}
     for answer in (a for a in result.answers if a.question_id == question_id):
         score = scores[answer.arm, question_id]
@@ -153,12 +153,18 @@ def show_question(result: RunResult, question_id: str) -> None:
         show_answer(answer)
 
 
+def clean(text: str) -> str:
+    """Text without control characters: a file name or an answer must not steer the terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+
+
 def show_answer(answer: Answer) -> None:
     """Print one answer with where its passages stand."""
     console = Console()
-    console.print(answer.text or f"(failed: {answer.error})", markup=False, highlight=False)
+    shown = clean(answer.text or f"(failed: {answer.error})")
+    console.print(shown, markup=False, highlight=False)
     for n, p in enumerate(answer.passages, 1):
-        where = f"{p.doc_id} {p.anchor} [{p.start}:{p.end}]"
+        where = clean(f"{p.doc_id} {p.anchor} [{p.start}:{p.end}]")
         console.print(f"  [{n}] {where}", style="dim", markup=False, highlight=False)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from domainlm import contenders, provenance
+from domainlm import __version__, contenders, provenance
 from domainlm.artifacts import (
     Progress,
     RunDir,
@@ -87,11 +87,14 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
         ground = prepare(config, folder, progress)
         bench, written, adapters = tune(config, folder, ground, progress)
         answers, probes, memory = bench.answer(
-            digest(ground.pipeline_key, adapters, config.decoding)
+            digest(ground.pipeline_key, config.model, config.api_base, adapters, config.decoding)
         )
 
         score_key = digest(
-            [(a.arm, a.question_id, a.text, a.failed) for a in answers], ground.split_key
+            [(a.arm, a.question_id, a.text, a.failed, a.passages) for a in answers],
+            ground.split_key,
+            ground.embedder.name,
+            __version__,
         )
         scores: tuple[Score, ...] = folder.stage(
             "scores",
@@ -130,7 +133,7 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
             provenance=provenance.collect(
                 config, ground.embedder.name, ground.corpus_key, ground.split_key, prices, adapters
             ),
-            data=card(ground, written, folder),
+            data=card(ground, written, bench),
             trials=ground.trials,
             rag=ground.trials[0].spec,
             adapters=adapters,
@@ -153,7 +156,8 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
 
 def prepare(config: Config, folder: RunDir, progress: Progress) -> Ground:
     """Documents, questions, index and pipeline: what every arm stands on."""
-    corpus_key = digest(provenance.folder_digest(config.documents))
+    provenance.refuse_mixed_folders(config)
+    corpus_key = digest(provenance.folder_digest(config.documents), __version__)
     split_key = digest(corpus_key, provenance.file_digest(config.questions), config.split)
     documents, quarantined = read_corpus(config, folder, corpus_key, progress)
     questions: QuestionSet = folder.stage(
@@ -187,7 +191,8 @@ def tune(
     config: Config, folder: RunDir, ground: Ground, progress: Progress
 ) -> tuple[contenders.Bench, Synthesis, tuple[Adapter, ...]]:
     """Write questions and train the adapters that the arms need."""
-    key = digest(ground.pipeline_key, config.model, config.training.synthesis, config.seed)
+    trains = any(arm not in ("base", "rag") for arm in config.arms)
+    key = digest(ground.pipeline_key, config.model, config.training.synthesis, config.seed, trains)
     written: Synthesis = folder.stage(
         "synthesis",
         key,
@@ -217,7 +222,8 @@ def ingest(config: Config, progress: Progress | None = None) -> dict[str, Any]:
     """
     progress = progress or Silent()
     with RunDir(config.folder, progress.stage) as folder:
-        key = digest(provenance.folder_digest(config.documents))
+        provenance.refuse_mixed_folders(config)
+        key = digest(provenance.folder_digest(config.documents), __version__)
         documents, quarantined = read_corpus(config, folder, key, progress)
         embedder = contenders.load_configured_embedder(config)
         index_key = digest(key, config.chunking, embedder.name)
@@ -272,8 +278,9 @@ def ask_one(config: Config, text: str, arm: str, progress: Progress | None = Non
 def set_aside(config: Config) -> None:
     """Move a run's folder out of the way, so that the next run starts afresh; nothing is lost."""
     if config.folder.exists():
-        stamp = dt.datetime.now().strftime("%Y%m%d-%H%M%S")
-        with writing(config.folder):
+        stamp = dt.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+        # The lock refuses while another process works there.
+        with RunDir(config.folder), writing(config.folder):
             config.folder.rename(config.folder.with_name(f"{config.name}.{stamp}"))
 
 
@@ -310,16 +317,11 @@ def read_questions(config: Config, documents: tuple[Document, ...]) -> QuestionS
     return dataclasses.replace(questions, dropped=(*absent, *questions.dropped))
 
 
-def card(ground: Ground, written: Synthesis, folder: RunDir) -> DataCard:
+def card(ground: Ground, written: Synthesis, bench: contenders.Bench) -> DataCard:
     """What went in, for the report."""
     splits = {
         name: dict(sorted(Counter(q.task for q in getattr(ground.questions, name)).items()))
         for name in ("train", "dev", "test_known", "test_new")
-    }
-    rows = {
-        f"{path.stem.removeprefix('rows-')}: {kind}": n
-        for path in sorted((folder.path / "stages").glob("rows-*.json"))
-        for kind, n in sorted(contenders.kinds_of(path).items())
     }
     return DataCard(
         documents=len(ground.documents),
@@ -329,7 +331,7 @@ def card(ground: Ground, written: Synthesis, folder: RunDir) -> DataCard:
         quarantined=ground.quarantined,
         questions=splits,
         dropped=ground.questions.dropped,
-        training_rows=rows,
+        training_rows=bench.row_counts,
         synthesis=written.counts,
     )
 

@@ -33,8 +33,28 @@ def folder_digest(folder: Path) -> list[tuple[str, str]]:
     return sorted(
         (path.relative_to(folder).as_posix(), digest_file(path))
         for path in folder.rglob("*")
-        if path.is_file() and not path.is_symlink()
+        if path.is_file() and not path.is_symlink() and not _ignored(path.relative_to(folder))
     )
+
+
+def _ignored(path: Path) -> bool:
+    """Hidden files and office locks, which no reader opens either."""
+    return any(part.startswith((".", "~$")) for part in path.parts)
+
+
+def refuse_mixed_folders(config: Config) -> None:
+    """Questions or results inside the documents folder would be indexed with their answers.
+
+    Raises:
+        DataError: one of them lies there.
+    """
+    documents = config.documents.resolve()
+    for name, path in (("questions", config.questions), ("output", config.output)):
+        if path.resolve().is_relative_to(documents):
+            raise DataError(
+                f"{name} {path} lies inside the documents folder {config.documents}, where it "
+                "would be read as a document; move one of them"
+            )
 
 
 def file_digest(path: Path) -> str:
@@ -67,7 +87,8 @@ def touch_test(output: Path, test_key: str, score_key: str) -> int:
                 continue
     if (test_key, score_key) not in seen:
         with writing(path), path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"test": test_key, "scores": score_key}) + "\n")
+            # A torn line of a killed writer must not swallow this one.
+            stream.write("\n" + json.dumps({"test": test_key, "scores": score_key}) + "\n")
         seen.add((test_key, score_key))
     return sum(key == test_key for key, _ in seen)
 

@@ -120,9 +120,19 @@ def closed_form_accuracy(prediction: str, question: Question) -> float:
     return float(any(m.numeric_match(prediction, r) for r in numbers))
 
 
-def cluster_of(question: Question) -> str:
-    """What inference resamples by: the gold documents, else the scope, else the question."""
-    return " + ".join(sorted(question.doc_ids or question.scope)) or question.id
+def clusters_of(questions: Sequence[Question]) -> dict[str, str]:
+    """What inference resamples by, per question id: the gold documents (else the scope, else the
+    question itself), joined where questions share documents, since their scores are correlated.
+    """
+    group: dict[str, set[str]] = {}
+    for question in questions:
+        documents = question.doc_ids or question.scope
+        merged = set(documents).union(*(group.get(d, set()) for d in documents))
+        group |= dict.fromkeys(merged, merged)
+    return {
+        q.id: " + ".join(sorted(group[d[0]])) if (d := q.doc_ids or q.scope) else q.id
+        for q in questions
+    }
 
 
 def score_answers(
@@ -141,6 +151,7 @@ def score_answers(
         DataError: An answer's question is unknown, or an answerable question has no reference.
     """
     by_id = {q.id: q for q in questions}
+    clusters = clusters_of(questions)
     for answer in answers:
         if answer.question_id not in by_id:
             raise DataError(
@@ -164,7 +175,7 @@ def score_answers(
             values |= m.retrieval_metrics(answer.passages, question)
         values["primary"] = values[PRIMARY[question.task]]
         values["correct"] = float(outcome == "correct")
-        cluster = cluster_of(question)
+        cluster = clusters[question.id]
         scores.append(
             Score(question.id, answer.arm, question.task, question.split, cluster, values, outcome)
         )

@@ -99,28 +99,34 @@ class Memory:
         if not self.questions:
             return []
         similarity = self.question_vectors @ vector
+        # The documents of the query itself: its scope, else those of the example it repeats.
+        own = set(scope) or {d for e in self.questions if e.text == text for d in e.doc_ids}
         found: list[tuple[int, float]] = []
         for i in np.argsort(-similarity, kind="stable"):
             if similarity[i] < floor or len(found) == limit:
                 break
             example = self.questions[int(i)]
-            own = set(scope) & set(example.doc_ids) if scope else example.text == text
-            if out and own:
+            if out and (own & set(example.doc_ids) or (not scope and example.text == text)):
                 continue
             found.append((int(i), float(max(similarity[i] - floor, 0.01) / (1 - floor))))
         return found
 
 
 def evidence_spans(question: Question, document: Document) -> list[tuple[int, int]]:
-    """Where a question's evidence (else its references) stands in one gold document."""
+    """Where a question's evidence stands in one gold document.
+
+    Without evidence an extractive question's references stand in, whole words of some length:
+    "no" or "5" occur everywhere and support nothing.
+    """
     spans = []
-    for text in question.evidence or question.references:
-        if start := document.text.find(text) + 1:
-            spans.append((start - 1, start - 1 + len(text)))
-            continue
+    said = question.references if question.task == "extractive" else ()
+    for text in question.evidence or tuple(r for r in said if len(r) > 3):
         words = [re.escape(w) for w in text.split()]
-        if words and (match := re.search(r"\s+".join(words), document.text)):
+        pattern = r"(?<!\w)" + r"\s+".join(words) + r"(?!\w)"
+        if words and (match := re.search(pattern, document.text)):
             spans.append(match.span())
+        elif question.evidence and (start := document.text.find(text) + 1):
+            spans.append((start - 1, start - 1 + len(text)))
     return spans
 
 

@@ -161,9 +161,11 @@ def raft_rows(
     retrieval.prepare(ordered)
     rows = []
     for n, question in enumerate(ordered, 1):
-        passages = retrieval(question)
         absent = rng.random() < absent_share
-        rows.append(_raft_row(question, passages, documents, absent))
+        # Spare passages fill the gold one's place, or a short prompt would give abstention away.
+        passages = retrieval(question, 2 * retrieval.spec.passages if absent else None)
+        row = _raft_row(question, passages, documents, absent, retrieval.spec.passages)
+        rows.append(row)
         if progress:
             progress(n, len(ordered))
     return rows
@@ -174,6 +176,7 @@ def _raft_row(
     passages: list[Passage],
     documents: dict[str, Document],
     absent: bool,
+    most: int,
 ) -> TrainingRow:
     spans = [
         (d, s, e)
@@ -187,10 +190,12 @@ def _raft_row(
 
     kind: Literal["gold", "partial", "absent"] = "gold"
     target = _target(question)
+    if not (absent and spans):
+        passages = passages[:most]
     if not question.references:
         kind = "absent"
     elif absent and spans:
-        passages = [p for p in passages if not holds(p)]
+        passages = [p for p in passages if not holds(p)][:most]
         kind, target = "absent", ABSTENTION
     elif spans:
         missing = [
