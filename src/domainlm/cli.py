@@ -238,10 +238,6 @@ def main() -> NoReturn:
     """Entry point: libraries are quiet, and the hub is offline unless `allow_download` is set."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Spinning OpenMP threads slow training threefold beside any other busy program.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.INFO)
     try:
         app()
     except DomainLMError as error:
