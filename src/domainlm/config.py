@@ -103,7 +103,7 @@ class TrainingConfig(Section):
     raft_rows: int = Field(0, ge=0)
     raft_epochs: float = Field(1, gt=0, le=1000)
     absent_share: float = Field(0.05, ge=0, le=0.5)
-    checkpoint_every_s: float = Field(30.0, gt=0)
+    checkpoint_every_s: float = Field(60.0, gt=0)
     synthesis: SynthesisConfig = SynthesisConfig()  # type: ignore[call-arg]
 
 
@@ -207,9 +207,9 @@ BUDGETS: dict[Budget, dict[str, Any]] = {
         "evaluation": {"max_questions": 10, "dev_questions": 6},
     },
     "small": {
-        "training": {"tuned_rows": 200, "tuned_epochs": 2, "raft_rows": 120, "raft_epochs": 1},
-        "synthesis": {"passages": 32},
-        "evaluation": {"max_questions": 48, "dev_questions": 16},
+        "training": {"tuned_rows": 200, "tuned_epochs": 1.5, "raft_rows": 104, "raft_epochs": 1},
+        "synthesis": {"passages": 12},
+        "evaluation": {"max_questions": 48, "dev_questions": 14},
     },
     "full": {
         "training": {"tuned_rows": 20_000, "tuned_epochs": 3, "raft_rows": 5_000, "raft_epochs": 1},
