@@ -238,6 +238,8 @@ def main() -> NoReturn:
     """Entry point: libraries are quiet, and the hub is offline unless `allow_download` is set."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.INFO)
     try:
         app()
     except DomainLMError as error:

@@ -5,12 +5,12 @@ import sys
 
 import numpy as np
 import pytest
-from test_chat_models import server  # noqa: F401  (fixture)
 
 from domainlm.errors import ConfigError, ModelError
 from domainlm.models import base
 from domainlm.models.fake import FakeEmbedder
 from domainlm.models.openai import OpenAIEmbedder
+from tests.contracts.test_chat_models import server  # noqa: F401  (fixture)
 
 
 @pytest.fixture(params=["embedded", "openai", "fake"])
