@@ -190,7 +190,7 @@ def test_a_task_where_another_arm_wins_is_a_caveat():
 def test_wrong_answers_and_stale_prices_are_caveats():
     result = run({"base": 0.1, "rag": 0.44}, dev_best="rag", stale=["label"])
     assert any("are wrong" in c for c in result.caveats)
-    assert any("1 prices" in c and "label" in c for c in result.caveats)
+    assert any("1 price is" in c and "label" in c for c in result.caveats)
 
 
 def test_one_arm_and_an_unknown_dev_best_are_survived():
