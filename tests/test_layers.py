@@ -37,6 +37,7 @@ TORCH_ROOMS = {
     "models/embedding.py",
     "models/rerank.py",
     "training/sft.py",
+    "training/optimizer.py",
 }
 FILES = sorted(SOURCE.rglob("*.py"))
 

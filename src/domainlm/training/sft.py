@@ -36,6 +36,7 @@ from domainlm.config import TrainingConfig
 from domainlm.errors import DataError, ModelError
 from domainlm.models.local import render_prompt
 from domainlm.schema import Adapter, TrainingPoint, TrainingRow
+from domainlm.training.optimizer import MasterAdamW
 
 _DONE = "complete"
 _ADAPTER = "adapter"
@@ -126,8 +127,17 @@ def micro_batch(rows: Sequence[dict[str, list[int]]], batch: int, tokens: int) -
 class _CompletionTrainer(SFTTrainer):  # type: ignore[misc]
     """SFTTrainer that keeps our row order and computes logits only at labelled positions."""
 
+    optimizer: Any
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         return SequentialSampler(train_dataset or self.train_dataset)
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        # Made here and not before: the trainer has moved the weights to their device by now.
+        if self.optimizer is None:
+            trained = [p for p in self.model.parameters() if p.requires_grad]
+            self.optimizer = MasterAdamW(trained, lr=self.args.learning_rate)
+        return self.optimizer
 
     def compute_loss(
         self,
@@ -249,7 +259,8 @@ def train_sft(
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-    model = get_peft_model(model, lora)
+    # bf16 adapters: the optimiser keeps the fp32 masters.
+    model = get_peft_model(model, lora, autocast_adapter_dtype=False)
     before = _weights_sum(model)
     micro = micro_batch(data.rows, config.batch_size, config.micro_batch_tokens)
     settings = SFTConfig(
