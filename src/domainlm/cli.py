@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -28,6 +30,10 @@ ConfigFile = Annotated[Path, typer.Argument(help="The run's YAML file.", show_de
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="Overrides such as budget=smoke or training.rank=8.", show_default=False),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="An override such as output=elsewhere; may be repeated."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 DryRun = Annotated[
@@ -104,13 +110,14 @@ def ask(
     arm: Annotated[
         str, typer.Option(help="base, rag, tuned, tuned+rag or raft (default: the best built).")
     ] = "",
+    override: Settings = None,
     as_json: AsJson = False,
 ) -> None:
     """Ask one question and see the answer with its passages."""
     from domainlm.experiment import ask_one
 
     with _bars(as_json) as bars:
-        answer = ask_one(_load(config, None), question, arm, bars)
+        answer = ask_one(_load(config, override), question, arm, bars)
     if as_json:
         from domainlm.artifacts import dump_json
         from domainlm.schema import Answer
@@ -195,12 +202,13 @@ def report(config: ConfigFile, override: Overrides = None, as_json: AsJson = Fal
 def show(
     config: ConfigFile,
     question: Annotated[str, typer.Argument(help="A question's id; empty for the table.")] = "",
+    override: Settings = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the verdict table of a finished run, or everything about one question."""
     from domainlm.experiment import load_result
 
-    result = load_result(_load(config, None).folder)
+    result = load_result(_load(config, override).folder)
     if as_json:
         from domainlm.artifacts import dump_json
         from domainlm.schema import RunResult
@@ -224,10 +232,17 @@ def _load(path: Path, overrides: list[str] | None) -> Any:
     return config
 
 
-def _bars(quiet: bool) -> Any:
+@contextlib.contextmanager
+def _bars(quiet: bool) -> Iterator[Any]:
+    """Progress bars around long work; an interruption ends with a sentence and not with a trace."""
     from domainlm.display import Bars
 
-    return Bars(quiet)
+    try:
+        with Bars(quiet) as bars:
+            yield bars
+    except KeyboardInterrupt:
+        typer.echo("Interrupted; finished work is kept, the same command continues.", err=True)
+        raise typer.Exit(130) from None
 
 
 def _print_json(value: Any) -> None:
@@ -246,9 +261,6 @@ def main() -> NoReturn:
         sentence = "".join(c if c.isprintable() else " " for c in str(error))
         typer.echo(f"domainlm: {sentence}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("Interrupted; finished work is kept, the same command continues.", err=True)
-        sys.exit(130)
     sys.exit(0)
 
 

@@ -317,8 +317,8 @@ def _one_sentence(error: ValidationError) -> str:
             section = field.annotation if field else section
         known = sorted(getattr(section, "model_fields", {}))
         near = difflib.get_close_matches(str(first["loc"][-1]), known, 1)
-        hint = f"did you mean {near[0]!r}?" if near else ""
-        return f"unknown setting {where!r}; {hint} (known: {', '.join(known)})".replace("; (", " (")
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"unknown setting {where!r}{hint} (known: {', '.join(known)})"
     if first["type"] == "missing":
         return f"setting {where!r} is missing; give it in the YAML file or as {where}=VALUE"
     message = first["msg"].removeprefix("Value error, ")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from domainlm import __version__, contenders, provenance
+from domainlm import __version__, contenders, pricing, provenance
 from domainlm.artifacts import (
     Progress,
     RunDir,
@@ -24,6 +24,7 @@ from domainlm.artifacts import (
     write_atomic,
     writing,
 )
+from domainlm.bench import Bench
 from domainlm.config import Config
 from domainlm.corpus.questions import check_documents, load_questions
 from domainlm.corpus.readers import load_documents
@@ -81,8 +82,8 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
     """
     progress = progress or Silent()
     prices = cost.load_prices(config.cost.prices)
-    machine = cost.machine_named(config.cost.hardware, config.cost.units)
-    hosted = contenders.model_price(config, prices)
+    machine = pricing.machine(config, prices)
+    hosted = pricing.model_price(config, prices)
     with RunDir(config.folder, progress.stage) as folder:
         ground = prepare(config, folder, progress)
         bench, written, adapters = tune(config, folder, ground, progress)
@@ -102,17 +103,18 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
             tuple[Score, ...],
             lambda: tuple(score_answers(answers, bench.asked, ground.embedder)),
         )
-        test_key = digest(ground.split_key, [q.id for q in ground.questions.test])
+        # By the questions alone: new documents do not make an old test set fresh.
+        test_key = digest([(q.id, q.text, q.references) for q in ground.questions.test])
         touches = provenance.touch_test(config.output, test_key, score_key)
 
         dev = [s for s in scores if s.split == "dev"]
         test = [s for s in scores if s.split != "dev"]
         spent = [cost.answer_cost(a, prices, machine, hosted) for a in answers]
-        summaries = contenders.with_latency(
+        summaries = pricing.with_latency(
             summary.summarise(test, answers, spent, peak_memory=memory), probes
         )
         contrasts = summary.contrasts(test, margin=config.evaluation.margin, dev=dev)
-        cases = contenders.price_arms(config, summaries, adapters, bench, prices, machine)
+        cases = pricing.price_arms(config, summaries, adapters, bench, prices, machine)
         now = dt.datetime.now(dt.UTC)
         verdict = decide(
             summaries,
@@ -126,6 +128,7 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
                 prices, now.date(), used=(config.cost.hardware, config.cost.model_price)
             ),
         )
+        verdict = dataclasses.replace(verdict, caveats=(*verdict.caveats, *pricing.caveats(config)))
         result = RunResult(
             name=config.name,
             created_at=now.isoformat(timespec="seconds"),
@@ -141,7 +144,7 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
             contrasts=tuple(contrasts),
             roi=tuple(cases),
             break_evens=tuple(
-                roi.break_evens(cases, value_per_question=contenders.worth(config, summaries))
+                roi.break_evens(cases, value_per_question=pricing.worth(config, summaries))
             ),
             verdict=verdict,
             questions=tuple(bench.asked),
@@ -189,7 +192,7 @@ def prepare(config: Config, folder: RunDir, progress: Progress) -> Ground:
 
 def tune(
     config: Config, folder: RunDir, ground: Ground, progress: Progress
-) -> tuple[contenders.Bench, Synthesis, tuple[Adapter, ...]]:
+) -> tuple[Bench, Synthesis, tuple[Adapter, ...]]:
     """Write questions and train the adapters that the arms need."""
     trains = any(arm not in ("base", "rag") for arm in config.arms)
     key = digest(ground.pipeline_key, config.model, config.training.synthesis, config.seed, trains)
@@ -198,10 +201,15 @@ def tune(
         key,
         Synthesis,
         lambda: contenders.synthesise(
-            config, ground.index, ground.by_id, ground.questions, progress
+            config,
+            ground.index,
+            ground.by_id,
+            ground.questions,
+            folder.path / "drafts" / f"{key}.jsonl",
+            progress,
         ),
     )
-    bench = contenders.Bench(
+    bench = Bench(
         config,
         folder,
         ground.index,
@@ -306,18 +314,25 @@ def read_questions(config: Config, documents: tuple[Document, ...]) -> QuestionS
         DataError: the file is missing, malformed or empty, or no question is left.
     """
     known, absent = check_documents(load_questions(config.questions), documents)
+    scored = [q for q in known if q.references or q.task == "unanswerable"]
+    if known and not scored:
+        raise DataError(
+            f"none of the {len(known)} questions in {config.questions} has a reference answer to "
+            "score against; add references, or give the task 'unanswerable' to those without"
+        )
+    bare = [(q.id, "no reference answer") for q in known if q not in scored]
     questions = split_questions(
-        known,
+        scored,
         documents,
         seed=config.split.seed,
         dev=config.split.dev,
         test_new=config.split.test_new,
         test_known=config.split.test_known,
     )
-    return dataclasses.replace(questions, dropped=(*absent, *questions.dropped))
+    return dataclasses.replace(questions, dropped=(*absent, *bare, *questions.dropped))
 
 
-def card(ground: Ground, written: Synthesis, bench: contenders.Bench) -> DataCard:
+def card(ground: Ground, written: Synthesis, bench: Bench) -> DataCard:
     """What went in, for the report."""
     splits = {
         name: dict(sorted(Counter(q.task for q in getattr(ground.questions, name)).items()))

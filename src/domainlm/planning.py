@@ -6,8 +6,9 @@ counts stand and the minutes are a rough guide.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from domainlm import pricing
 from domainlm.config import Config
 from domainlm.corpus.questions import check_documents, load_questions
 from domainlm.corpus.readers import load_documents
@@ -39,7 +40,8 @@ def plan(config: Config) -> list[Step]:
     documents, _ = load_documents(config.documents)
     questions, _ = check_documents(load_questions(config.questions), documents)
     prices = cost.load_prices(config.cost.prices)
-    machine = cost.machine_named(config.cost.hardware, config.cost.units)
+    machine = pricing.machine(config, prices)
+    hosted = pricing.model_price(config, prices)
 
     def step(stage: str, what: str, tokens: float, seconds: float) -> Step:
         return Step(stage, what, int(tokens), seconds, cost.machine_cost(seconds, prices, machine))
@@ -76,5 +78,9 @@ def plan(config: Config) -> list[Step]:
     for arm in config.arms:
         read = asked * (_QUESTION_TOKENS + (context if arm not in ("base", "tuned") else 20))
         seconds = read / _PREFILL + asked * _ANSWER_TOKENS / _DECODE
-        steps.append(step(f"answer {arm}", f"{asked} questions", read, seconds))
+        answering = step(f"answer {arm}", f"{asked} questions", read, seconds)
+        if hosted:
+            usd = cost.token_cost(answering.tokens, asked * _ANSWER_TOKENS, hosted)
+            answering = replace(answering, usd=usd)
+        steps.append(answering)
     return steps

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-import re
 import threading
+import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,15 +23,15 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from domainlm.artifacts import digest, dump_json, load_json, write_atomic, writing
+from domainlm.corpus.quotes import find_quote
 from domainlm.errors import DataError
+from domainlm.fusion import Scored, convex, rrf
 from domainlm.models.base import Array, Embedder
 from domainlm.schema import Chunk, Document, Passage, Question
 from domainlm.stores import Hit, VectorStore, open_store
 
 Progress = Callable[[int, int], None]
 """Called with (chunks embedded, chunks to embed)."""
-Scored = Sequence[tuple[str, float]]
-"""A ranking: (id, score) pairs, best first."""
 INDEX_FORMAT = 1
 MANIFEST = "manifest.json"
 BATCH = 512
@@ -40,12 +40,15 @@ _QUERY_CACHE = 4096
 
 @dataclass(frozen=True, slots=True)
 class IndexDelta:
-    """What a build changed, in chunks, and how many documents were new, changed or removed."""
+    """What a build changed, in chunks, how many documents were new, changed or removed, and the
+    seconds that this and the earlier builds with the same settings took.
+    """
 
     added: int
     deleted: int
     kept: int
     documents_changed: int
+    seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,7 @@ class _Manifest:
     settings: str
     documents: dict[str, tuple[str, str]] = field(default_factory=dict)
     chunks: int = 0
+    seconds: float = 0.0
     format: int = INDEX_FORMAT
 
 
@@ -70,36 +74,6 @@ class _Plan:
     entries: dict[str, tuple[str, str]] = field(default_factory=dict)
     kept: int = 0
     changed: int = 0
-
-
-def rrf(rankings: Sequence[Scored], k: int = 60) -> list[Hit]:
-    """Reciprocal rank fusion (Cormack et al., SIGIR 2009): the sum of 1 / (k + rank)."""
-    fused: dict[str, float] = defaultdict(float)
-    for ranking in rankings:
-        for rank, (chunk_id, _) in enumerate(ranking, 1):
-            fused[chunk_id] += 1.0 / (k + rank)
-    return _ranked(fused)
-
-
-def convex(text_hits: Scored, dense_hits: Scored, weight: float = 0.5) -> list[Hit]:
-    """Convex combination of scores (Bruch et al., TOIS 2023, arXiv 2210.11934).
-
-    Scores are scaled from their theoretical minimum (0 for BM25, -1 for a cosine) to the query's
-    maximum, which keeps the meaning of a gap that min-max over a short list would stretch. An id
-    that is missing from a list counts as that minimum. `weight` is the share of the dense score.
-    """
-    fused: dict[str, float] = defaultdict(float)
-    for hits, low, share in ((text_hits, 0.0, 1.0 - weight), (dense_hits, -1.0, weight)):
-        span = max((score for _, score in hits), default=low) - low
-        for chunk_id, score in hits:
-            fused[chunk_id] += share * (score - low) / span if span > 0 else 0.0
-    return _ranked(fused)
-
-
-def _ranked(scores: Mapping[str, float]) -> list[Hit]:
-    # Sums of the same terms in another order differ in the last bits; those are ties too.
-    rounded = [Hit(chunk_id, round(score, 12)) for chunk_id, score in scores.items()]
-    return sorted(rounded, key=lambda hit: (-hit.score, hit.id))
 
 
 class Index:
@@ -209,6 +183,11 @@ class Index:
             return np.zeros((0, self.embedder.dimension), dtype=np.float32)
         return np.stack([known[t] for t in texts])
 
+    def forget_queries(self) -> None:
+        """Drop remembered query vectors, so that the next lookup costs what a new one does."""
+        with self._lock:
+            self._queries.clear()
+
     def chunks(self) -> list[Chunk]:
         """Every chunk, ordered by id."""
         return self.store.get(sorted(chain.from_iterable(self.store.ids_by_document().values())))
@@ -311,16 +290,22 @@ def build_index(
         name = store if isinstance(store, str) else type(store).__name__
         if isinstance(store, str):
             store = open_store(store, folder, embedder=embedder.name, dimension=embedder.dimension)
+        started = time.perf_counter()
         old = _read_manifest(folder)
         head = _Manifest(embedder.name, name, digest(settings))
         plan = _plan(store, documents, chunk, old, head)
         _write_chunks(store, embedder, plan, progress)
         deleted = store.delete(sorted(plan.stale))
-        manifest = replace(head, documents=plan.entries, chunks=len(store))
+        same = old is not None and old.settings == head.settings
+        seconds = old.seconds if old and same else 0.0
+        manifest = replace(head, documents=plan.entries, chunks=len(store), seconds=seconds)
         if manifest != old or plan.missing or plan.stale:
             store.optimize()
-            write_atomic(folder / MANIFEST, dump_json(_Manifest, manifest))
-        delta = IndexDelta(len(plan.missing), deleted, plan.kept, plan.changed)
+            seconds = round(seconds + time.perf_counter() - started, 3)
+            write_atomic(
+                folder / MANIFEST, dump_json(_Manifest, replace(manifest, seconds=seconds))
+            )
+        delta = IndexDelta(len(plan.missing), deleted, plan.kept, plan.changed, seconds)
         return Index(store, embedder, delta)
 
 
@@ -479,18 +464,13 @@ def tune_fusion(
 
 def _gold_chunks(index: Index, question: Question, documents: Mapping[str, Document]) -> set[str]:
     known = [documents[doc] for doc in question.doc_ids if doc in documents]
-    spans = {d.id: [s for e in question.evidence if (s := _find(e, d.text))] for d in known}
+    spans = {d.id: [s for e in question.evidence if (s := find_quote(e, d.text))] for d in known}
     return {
         c.id
         for c in index.document_chunks([doc for doc, found in spans.items() if found])
         for start, end in spans[c.doc_id]
         if min(c.end, end) - max(c.start, start) >= min(30, end - start)
     }
-
-
-def _find(evidence: str, text: str) -> tuple[int, int] | None:
-    match = re.search(r"\s+".join(map(re.escape, evidence.split())) or r"(?!)", text)
-    return match.span() if match else None
 
 
 def _quality(found: Sequence[bool], gold: int, metric: Literal["ndcg", "recall"], k: int) -> float:

@@ -246,12 +246,16 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class TrainingRow:
-    """One supervised example: loss is computed on `completion` alone."""
+    """One supervised example: loss is computed on `completion` alone.
+
+    `kind` tells what the prompt shows: nothing (`closed_book`), all, some or none of the labelled
+    evidence (`gold`, `partial`, `absent`), or passages without any label (`unlabelled`).
+    """
 
     id: str
     prompt: Chat
     completion: str
-    kind: Literal["closed_book", "gold", "partial", "absent"]
+    kind: Literal["closed_book", "gold", "partial", "absent", "unlabelled"]
     question_id: str
     origin: Literal["human", "synthetic"] = "human"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -21,6 +22,7 @@ CASES = {
     "unknown stage": (["rag.retrieve=[{use: hybird}]"], "did you mean 'hybrid'"),
     "unknown stage setting": (["rag.retrieve=[{use: hybrid, wieght: 1}]"], "weight"),
     "hosted model cannot train": (["model=openai:x"], "arms"),
+    "price without an entry": (["cost.hardware=h100_hour"], "h100_hour"),
     "bad name": (["name=../up"], "folder name"),
 }
 
@@ -62,6 +64,13 @@ def test_empty_corpus(copy: Path, offline: dict[str, str]) -> None:
 def test_no_questions(copy: Path, offline: dict[str, str]) -> None:
     (copy / "questions.jsonl").write_text("")
     assert "question" in fails(copy, offline)
+
+
+def test_no_reference_answers(copy: Path, offline: dict[str, str]) -> None:
+    rows = [{"id": str(n), "text": f"What is said about plant {n}?"} for n in range(12)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (copy / "questions.jsonl").write_text(lines, "utf-8")
+    assert "none of the 12 questions" in fails(copy, offline)
 
 
 def test_duplicate_ids(copy: Path, offline: dict[str, str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,11 @@ def test_killed_at_random_moments_the_result_is_the_same(
 ) -> None:
     first, _ = undisturbed
     rng = random.Random(20)
+    child = domainlm("run", domain / "domainlm.yaml", f"output={tmp_path}", env=offline)
+    time.sleep(9.0)
+    child.send_signal(signal.SIGINT)
+    assert "finished work is kept" in child.communicate(timeout=60)[1]
+    assert child.returncode == 130
     for _ in range(4):
         child = domainlm("run", domain / "domainlm.yaml", f"output={tmp_path}", env=offline)
         time.sleep(rng.uniform(3.0, 14.0))

@@ -11,6 +11,7 @@ import docx
 import openpyxl
 import pptx
 import pytest
+from reportlab.pdfgen.canvas import Canvas
 
 from domainlm.corpus.formats_common import decode
 from domainlm.corpus.readers import load_documents
@@ -32,6 +33,34 @@ def write(folder: Path, **files: str | bytes) -> None:
     for name, content in files.items():
         path = folder / name.replace("__", ".")
         path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def pdf(pages: list[list[str]]) -> bytes:
+    stream = io.BytesIO()
+    canvas = Canvas(stream)
+    for lines in pages:
+        for n, line in enumerate(lines):
+            canvas.drawString(50, 800 - 14 * n, line)
+        canvas.showPage()
+    canvas.save()
+    return stream.getvalue()
+
+
+def test_running_headers_and_footers_of_a_pdf_are_dropped(tmp_path):
+    bodies = [
+        ["The first page begins and its last sentence", "runs over to"],
+        ["the next page.", "ACME Confidential", "is also said inside."],
+        ["Total 500", "A third page."],
+        ["Total 700", "A fourth page."],
+    ]
+    pages = [["ACME Confidential", *body, f"Page {n} of 4"] for n, body in enumerate(bodies, 7)]
+    write(tmp_path, a__pdf=pdf(pages))
+    text = load(tmp_path)[0]["a.pdf"].text
+    assert "Page" not in text
+    assert text.count("ACME Confidential") == 1
+    assert "runs over to\nthe next page." in text
+    assert "Total 500" in text
+    assert "Total 700" in text
 
 
 @needs_data

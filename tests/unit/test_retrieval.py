@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from domainlm.errors import DataError
-from domainlm.retrieval import Index, IndexDelta, build_index, convex, rrf, tune_fusion
+from domainlm.fusion import convex, rrf
+from domainlm.retrieval import Index, IndexDelta, build_index, tune_fusion
 from domainlm.schema import Chunk, Document, Question
 from domainlm.stores.base import Hit
 from domainlm.stores.memory import MemoryStore

@@ -12,6 +12,10 @@ from domainlm.corpus.formats_common import Draft, Limits, TextBuilder, Unreadabl
 _PASSWORD_ERROR = 4
 # pdfium puts U+FFFE (or U+0002) in place of a hyphen that ends a line, and drops the line break.
 _BROKEN = re.compile("(\\w+)(?:[\ufffe\x02]|[-\u2010\xad]\\s*\n)(\\w+)")
+_CONTINUES = re.compile(r"\s*[a-z(]")
+_RUNNING_LINES = 3
+"""Lines at a page's top and bottom that may be running headers or footers."""
+_NUMBER = re.compile(r"\d{1,6}")
 _WORDS = re.compile(r"\w+(?:-\w+)*")
 
 
@@ -32,12 +36,13 @@ def read_pdf(data: bytes, limits: Limits) -> list[Draft]:
         pages = _page_texts(pdf, limits)
     finally:
         pdf.close()
-    pages = _join_hyphens(pages)
+    pages = _join_hyphens(_without_running_lines(pages))
     builder = TextBuilder(limits)
     blank = 0
     for number, text in enumerate(pages, 1):
         builder.mark("page", str(number))
-        builder.add(text, "\n\n")
+        # A sentence that runs over the page reads on.
+        builder.add(text, "\n" if _CONTINUES.match(text) else "\n\n")
         blank += not text.strip()
     text, anchors = builder.build()
     if not any(c.isalnum() for c in text):
@@ -61,6 +66,46 @@ def _page_texts(pdf: pdfium.PdfDocument, limits: Limits) -> list[str]:
         if length > limits.max_chars * 2:
             break  # the builder will refuse it; reading on would only cost memory
     return texts
+
+
+def _without_running_lines(pages: list[str]) -> list[str]:
+    """Drop headers and footers: edge lines that, page numbers aside, most of the pages repeat.
+
+    They cut sentences in two, and in an index they make every page alike.
+    """
+    rows = [page.split("\n") for page in pages]
+    visible = [[i for i, row in enumerate(page) if row.strip()] for page in rows]
+    seen = Counter(
+        form
+        for number, (page, at) in enumerate(zip(rows, visible, strict=True))
+        for form in {
+            form
+            for i in {*at[:_RUNNING_LINES], *at[-_RUNNING_LINES:]}
+            for form in _forms(page[i], number)
+        }
+    )
+    least = max(3, sum(map(bool, visible)) // 2 + 1)
+    kept = []
+    for number, (page, at) in enumerate(zip(rows, visible, strict=True)):
+        runs = [any(seen[form] >= least for form in _forms(page[i], number)) for i in at]
+        # From the edge inwards only, so that the same words inside a page stay.
+        first, last = 0, len(at)
+        while first < min(_RUNNING_LINES, last) and runs[first]:
+            first += 1
+        while last > max(first, len(at) - _RUNNING_LINES) and runs[last - 1]:
+            last -= 1
+        kept.append("\n".join(page[at[first] : at[last - 1] + 1]) if last > first else "")
+    return kept
+
+
+def _forms(line: str, page: int) -> set[str]:
+    """The line as it is, and with its first or last number counted from that of the page."""
+    line = " ".join(line.split())
+    numbers = list(_NUMBER.finditer(line))
+    return {line} | {
+        f"{line[: m.start()]}#{int(m.group()) - page}{line[m.end() :]}"
+        for m in (*numbers[:1], *numbers[-1:])
+    }
 
 
 def _join_hyphens(pages: list[str]) -> list[str]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from domainlm.corpus.quotes import plain_marks
 from domainlm.models.base import Embedder
 from domainlm.schema import Passage, Question
 
@@ -20,7 +21,6 @@ EVIDENCE_OVERLAP = 0.6
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
-_TYPOGRAPHIC = str.maketrans("‘’‚“”„‐‑‒–—−", "'''\"\"\"------")
 _NOT_ALPHANUMERIC = re.compile(r"[^a-z0-9]+")
 _WORD_OR_MARK = re.compile(r"\w+|[^\w\s]")
 _QUANTITY = re.compile(
@@ -42,7 +42,7 @@ def normalise(text: str) -> str:
     """SQuAD normalisation (Rajpurkar et al., 2016): lower case, no punctuation, articles or extra
     blanks. Typographic quotes and dashes count as their ASCII forms.
     """
-    plain = unicodedata.normalize("NFKC", text).translate(_TYPOGRAPHIC).lower()
+    plain = plain_marks(unicodedata.normalize("NFKC", text)).lower()
     return " ".join(_ARTICLES.sub(" ", plain.translate(_PUNCTUATION)).split())
 
 
@@ -72,8 +72,9 @@ def rouge_l_recall(prediction: str, references: Sequence[str]) -> float:
 def token_overlap_recall(prediction: str, references: Sequence[str]) -> float:
     """Distinct shared tokens over all reference tokens, as continuous-eval defines it.
 
-    Case matters and punctuation marks are tokens. Contractions stay whole here, where NLTK's
-    tokenizer splits some, so figures can differ in the third decimal. Rewards verbosity.
+    Case matters and punctuation marks are tokens, typographic ones as ASCII. Contractions stay
+    whole here, where NLTK's tokenizer splits some, so figures can differ in the third decimal.
+    Rewards verbosity.
     """
     return _best(_token_overlap, prediction, references)
 
@@ -108,7 +109,7 @@ def quantities(text: str) -> list[tuple[float, str]]:
     The unit is "$", "€", "£", "%" or "" for a bare number.
     """
     found: list[tuple[float, str]] = []
-    for match in _QUANTITY.finditer(text.translate(_TYPOGRAPHIC)):
+    for match in _QUANTITY.finditer(plain_marks(text)):
         value = float(match["digits"].replace(",", ""))
         value *= _SCALES.get((match["scale"] or "").lower(), 1.0)
         unit = (match["lead"] or match["trail"] or "").strip().lower()
@@ -177,8 +178,8 @@ def _rouge_l(prediction: str, reference: str) -> tuple[float, float]:
 
 
 def _token_overlap(prediction: str, reference: str) -> float:
-    wanted = _WORD_OR_MARK.findall(reference)
-    shared = set(_WORD_OR_MARK.findall(prediction)) & set(wanted)
+    wanted = _WORD_OR_MARK.findall(plain_marks(reference))
+    shared = set(_WORD_OR_MARK.findall(plain_marks(prediction))) & set(wanted)
     return len(shared) / len(wanted) if wanted else 0.0
 
 

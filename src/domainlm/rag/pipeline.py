@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from domainlm.fusion import rrf
 from domainlm.models.base import ChatModel, purpose, record_calls
 from domainlm.rag import prompts
 from domainlm.rag.stages import PostProcessor, QueryTransform, Resources, Retriever, build_stage
-from domainlm.retrieval import rrf
 from domainlm.schema import Answer, Call, Passage, Question, RagSpec, Sampling
 
 Answerer = Callable[[Sequence[Question]], list[Answer]]
@@ -51,12 +51,18 @@ class Retrieval:
 
     def __call__(self, question: Question, k: int | None = None) -> list[Passage]:
         """The `k` best passages (default: as many as the prompt takes)."""
-        k = k or self.spec.passages
+        return self.finish(question, self.rank(question, k or self.spec.passages))
+
+    def rank(self, question: Question, k: int) -> list[Passage]:
+        """The `k` best passages before any post-processing."""
         queries = [question.text]
         for transform in self._pre:
             queries = transform(queries)
         lists = [r(q, k, question.scope) for r in self._retrievers for q in queries]
-        passages = lists[0] if len(lists) == 1 else _fuse(lists)[:k]
+        return lists[0] if len(lists) == 1 else _fuse(lists)[:k]
+
+    def finish(self, question: Question, passages: list[Passage]) -> list[Passage]:
+        """Post-process ranked passages."""
         for process in self._post:
             passages = process(question.text, passages)
         return passages

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from domainlm.rag.stages import PostProcessor, Resources
 from domainlm.schema import Passage
@@ -20,6 +21,38 @@ def document_order(resources: Resources) -> PostProcessor:
         return sorted(passages, key=lambda p: (rank[p.doc_id], p.start, p.end))
 
     return process
+
+
+def join_neighbours(resources: Resources) -> PostProcessor:
+    """Join passages that touch or overlap in their document, at the better one's rank: a clause
+    cut by a chunk border reads on, and the order still tells how good a passage is.
+    """
+
+    def process(question: str, passages: Sequence[Passage]) -> list[Passage]:
+        runs: list[tuple[int, Passage]] = []
+        for rank, passage in sorted(enumerate(passages), key=lambda x: (x[1].doc_id, x[1].start)):
+            if runs and _touch(runs[-1][1], passage, resources):
+                best = min(runs[-1], (rank, passage), key=lambda run: run[0])
+                runs[-1] = best[0], _union(best[1], runs[-1][1], passage, resources)
+            else:
+                runs.append((rank, passage))
+        return [passage for _, passage in sorted(runs, key=lambda run: run[0])]
+
+    return process
+
+
+def _touch(first: Passage, second: Passage, resources: Resources) -> bool:
+    """Whether `second` starts inside `first` or right behind it, blanks aside."""
+    if first.doc_id != second.doc_id:
+        return False
+    return not resources.documents[first.doc_id].text[first.end : second.start].strip()
+
+
+def _union(better: Passage, first: Passage, second: Passage, resources: Resources) -> Passage:
+    start, end = first.start, max(first.end, second.end)
+    text = resources.documents[better.doc_id].text[start:end]
+    name = f"{better.doc_id}@{start}-{end}"
+    return replace(better, chunk_id=name, text=text, start=start, end=end)
 
 
 def best_last(resources: Resources) -> PostProcessor:

@@ -24,7 +24,13 @@ def closed_book(question: Question) -> Chat:
 
 def with_passages(question: Question, passages: Sequence[Passage]) -> Chat:
     """The prompt of `rag`, `tuned+rag` and `raft`."""
-    blocks = [f"[{n}] {p.title}\n{p.text.strip()}" for n, p in enumerate(passages, 1)]
+    blocks = []
+    shown = ""
+    for n, p in enumerate(passages, 1):
+        # A title repeated above each passage of one document would only cost tokens.
+        heading = f"[{n}] {p.title}" if p.doc_id != shown else f"[{n}]"
+        blocks.append(f"{heading}\n{p.text.strip()}")
+        shown = p.doc_id
     body = "\n\n".join([*blocks, f"Question: {_ask(question)}"])
     return (Message("system", WITH_PASSAGES), Message("user", body))
 

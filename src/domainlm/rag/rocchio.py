@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from domainlm.corpus.quotes import find_quote
 from domainlm.models.base import Array
 from domainlm.rag.stages import Resources, Retriever
 from domainlm.schema import Chunk, Document, Passage, Question
@@ -121,12 +122,11 @@ def evidence_spans(question: Question, document: Document) -> list[tuple[int, in
     spans = []
     said = question.references if question.task == "extractive" else ()
     for text in question.evidence or tuple(r for r in said if len(r) > 3):
-        words = [re.escape(w) for w in text.split()]
-        pattern = r"(?<!\w)" + r"\s+".join(words) + r"(?!\w)"
-        if words and (match := re.search(pattern, document.text)):
-            spans.append(match.span())
-        elif question.evidence and (start := document.text.find(text) + 1):
-            spans.append((start - 1, start - 1 + len(text)))
+        span = find_quote(text, document.text, whole_words=True)
+        if span is None and question.evidence:
+            span = find_quote(text, document.text)
+        if span:
+            spans.append(span)
     return spans
 
 

@@ -58,6 +58,7 @@ STAGES: dict[Phase, dict[str, str]] = {
     "post": {
         "document_order": "domainlm.rag.post:document_order",
         "best_last": "domainlm.rag.post:best_last",
+        "join_neighbours": "domainlm.rag.post:join_neighbours",
         "lead": "domainlm.rag.post:lead",
     },
 }

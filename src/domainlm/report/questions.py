@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from domainlm.corpus.quotes import plain_marks
 from domainlm.report.format import METRIC_NAMES
 from domainlm.schema import Answer, Passage, Question, RunResult, Score
 
@@ -60,14 +61,14 @@ def to_json(value: Any) -> str:
 
 
 def evidence_ranges(text: str, evidence: Sequence[str]) -> list[list[int]]:
-    """Half-open ranges of a passage that gold evidence covers, whitespace aside, merged.
+    """Half-open ranges of a passage that gold evidence covers, merged; blanks and marks may differ.
 
     An evidence that runs over the passage's edge counts by the part that is inside.
     """
-    plain, origin = _squeezed(text)
+    plain, origin = _squeezed(plain_marks(text))
     found = []
     for item in evidence:
-        wanted = _SPACE.sub(" ", item).strip()
+        wanted = _SPACE.sub(" ", plain_marks(item)).strip()
         if not wanted or not plain:
             continue
         at = plain.find(wanted)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+from domainlm.artifacts import Log
 from domainlm.corpus.splits import near_duplicate_filter
 from domainlm.models.base import ChatModel, purpose
 from domainlm.rag import prompts
@@ -58,6 +59,7 @@ def write_questions(
     per_passage: int,
     min_groundedness: float,
     seed: int = 0,
+    drafts: Log | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Synthesis:
     """Let the model write question-answer pairs about passages, shown a few train examples
@@ -73,6 +75,7 @@ def write_questions(
         per_passage: samples per passage.
         min_groundedness: least share of the answer's words that stand in the passage.
         seed: draws passages and samples.
+        drafts: keeps every batch as it is written, as a list of texts; a killed run goes on there.
         progress: called with (passages done, passages in all).
     """
     rng = random.Random(seed)
@@ -85,6 +88,7 @@ def write_questions(
     ]
     kept: list[Question] = []
     batch = 16
+    earlier = drafts.read() if drafts else []
     for start in range(0, len(drawn), batch):
         group = drawn[start : start + batch]
         chats = [
@@ -92,13 +96,18 @@ def write_questions(
             for chunk in group
             for _ in range(per_passage)
         ]
-        sampling = Sampling(max_tokens=64, temperature=0.7, seed=seed + start)
-        with purpose("synthesis"):
-            made = model.generate(chats, sampling)
-        for n, generation in enumerate(made):
+        if earlier:
+            texts = earlier.pop(0)
+        else:
+            sampling = Sampling(max_tokens=64, temperature=0.7, seed=seed + start)
+            with purpose("synthesis"):
+                texts = [made.text for made in model.generate(chats, sampling)]
+            if drafts:
+                drafts.append([texts])
+        for n, text in enumerate(texts):
             counts["written"] += 1
             chunk = group[n // per_passage]
-            pair = _parse(generation.text)
+            pair = _parse(text)
             reason = _refusal(pair, chunk.text, min_groundedness)
             if reason or pair is None:
                 counts[reason] += 1
@@ -153,8 +162,9 @@ def raft_rows(
 ) -> list[TrainingRow]:
     """Rows with the passages of the deployed retriever: gold, partial or absent context.
 
-    Where retrieval missed the evidence, the passage that holds it replaces the last one, unless
-    the row is drawn (by `absent_share`) to show the abstention target instead.
+    Where retrieval missed the evidence, the passage that holds it takes the place of one of the
+    others, at a drawn rank, unless the row is drawn (by `absent_share`) to show the abstention
+    target instead. Post-processing comes last, as at answer time.
     """
     rng = random.Random(seed)
     ordered = _draw(list(questions), limit, seed)
@@ -162,10 +172,7 @@ def raft_rows(
     rows = []
     for n, question in enumerate(ordered, 1):
         absent = rng.random() < absent_share
-        # Spare passages fill the gold one's place, or a short prompt would give abstention away.
-        passages = retrieval(question, 2 * retrieval.spec.passages if absent else None)
-        row = _raft_row(question, passages, documents, absent, retrieval.spec.passages)
-        rows.append(row)
+        rows.append(_raft_row(question, retrieval, documents, absent, rng))
         if progress:
             progress(n, len(ordered))
     return rows
@@ -173,45 +180,46 @@ def raft_rows(
 
 def _raft_row(
     question: Question,
-    passages: list[Passage],
+    retrieval: Retrieval,
     documents: dict[str, Document],
     absent: bool,
-    most: int,
+    rng: random.Random,
 ) -> TrainingRow:
+    kind: Literal["gold", "partial", "absent", "unlabelled"]
+    most = retrieval.spec.passages
     spans = [
         (d, s, e)
         for d in question.doc_ids
         if d in documents
         for s, e in evidence_spans(question, documents[d])
     ]
-
-    def holds(p: Passage) -> bool:
-        return any(p.doc_id == d and min(p.end, e) > max(p.start, s) for d, s, e in spans)
-
-    kind: Literal["gold", "partial", "absent"] = "gold"
+    absent = absent and bool(spans)
+    # Spare passages fill the gold one's place, or a short prompt would give abstention away.
+    ranked = retrieval.rank(question, 2 * most if absent else most)
+    shown = [any(_meets(p, span) for p in ranked) for span in spans]
     target = _target(question)
-    if not (absent and spans):
-        passages = passages[:most]
-    if not question.references:
-        kind = "absent"
-    elif absent and spans:
-        passages = [p for p in passages if not holds(p)][:most]
+    if absent or not question.references:
         kind, target = "absent", ABSTENTION
-    elif spans:
-        missing = [
-            (d, s, e)
-            for d, s, e in spans
-            if not any(p.doc_id == d and min(p.end, e) > max(p.start, s) for p in passages)
-        ]
-        if len(missing) == len(spans):
-            d, s, e = missing[0]
-            passages = [*passages[: max(len(passages) - 1, 0)], _cut(documents[d], s, e)]
-            missing = missing[1:]
-        kind = "partial" if missing else "gold"
-        if question.metadata.get("answer") == "spans":
-            target = _visible(question, passages, documents) or target
+        ranked = [p for p in ranked if not any(_meets(p, span) for span in spans)][:most]
+    elif not spans:
+        kind = "unlabelled"
+    else:
+        if not any(shown):
+            doc_id, start, end = spans[0]
+            at = rng.randrange(most)
+            ranked = [*ranked[:at], _cut(documents[doc_id], start, end), *ranked[at : most - 1]]
+            shown[0] = True
+        kind = "gold" if all(shown) else "partial"
+    passages = retrieval.finish(question, ranked)
+    if kind != "absent" and question.metadata.get("answer") == "spans":
+        target = _visible(question, passages, documents) or target
     chat = prompts.with_passages(question, passages)
     return TrainingRow(f"raft-{question.id}", chat, target, kind, question.id, question.origin)
+
+
+def _meets(passage: Passage, span: tuple[str, int, int]) -> bool:
+    doc_id, start, end = span
+    return passage.doc_id == doc_id and min(passage.end, end) > max(passage.start, start)
 
 
 def _visible(

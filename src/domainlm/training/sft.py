@@ -7,6 +7,7 @@ are tokenised exactly as `LocalModel` prompts at answer time.
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import shutil
@@ -306,7 +307,12 @@ def train_sft(
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = earlier + time.perf_counter() - started
-    if _weights_sum(model) == before:
+    after = _weights_sum(model)
+    if not math.isfinite(after):
+        raise ModelError(
+            f"training {name!r} diverged; lower training.learning_rate ({config.learning_rate})"
+        )
+    if after == before:
         raise ModelError(
             f"training {name!r} changed no weight; raise training.learning_rate "
             f"({config.learning_rate}) or the number of rows ({len(order)})"

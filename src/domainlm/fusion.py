@@ -1,0 +1,41 @@
+"""Two rankings become one: by rank or by score."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from domainlm.stores import Hit
+
+Scored = Sequence[tuple[str, float]]
+"""A ranking: (id, score) pairs, best first."""
+
+
+def rrf(rankings: Sequence[Scored], k: int = 60) -> list[Hit]:
+    """Reciprocal rank fusion (Cormack et al., SIGIR 2009): the sum of 1 / (k + rank)."""
+    fused: dict[str, float] = defaultdict(float)
+    for ranking in rankings:
+        for rank, (chunk_id, _) in enumerate(ranking, 1):
+            fused[chunk_id] += 1.0 / (k + rank)
+    return _ranked(fused)
+
+
+def convex(text_hits: Scored, dense_hits: Scored, weight: float = 0.5) -> list[Hit]:
+    """Convex combination of scores (Bruch et al., TOIS 2023, arXiv 2210.11934).
+
+    Scores are scaled from their theoretical minimum (0 for BM25, -1 for a cosine) to the query's
+    maximum, which keeps the meaning of a gap that min-max over a short list would stretch. An id
+    that is missing from a list counts as that minimum. `weight` is the share of the dense score.
+    """
+    fused: dict[str, float] = defaultdict(float)
+    for hits, low, share in ((text_hits, 0.0, 1.0 - weight), (dense_hits, -1.0, weight)):
+        span = max((score for _, score in hits), default=low) - low
+        for chunk_id, score in hits:
+            fused[chunk_id] += share * (score - low) / span if span > 0 else 0.0
+    return _ranked(fused)
+
+
+def _ranked(scores: Mapping[str, float]) -> list[Hit]:
+    # Sums of the same terms in another order differ in the last bits; those are ties too.
+    rounded = [Hit(chunk_id, round(score, 12)) for chunk_id, score in scores.items()]
+    return sorted(rounded, key=lambda hit: (-hit.score, hit.id))
