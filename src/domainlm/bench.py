@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from domainlm.artifacts import Log, Progress, RunDir, digest
 from domainlm.config import ArmName, Config
 from domainlm.contenders import base_checkpoint, load_model
 from domainlm.evaluation import roi
-from domainlm.memory import PeakMemory
+from domainlm.memory import PeakMemory, release
 from domainlm.models.base import ChatModel, Embedder
 from domainlm.rag.pipeline import Arm, Retrieval, closed_book, with_retrieval
 from domainlm.rag.stages import Resources
@@ -32,8 +31,8 @@ from domainlm.training.data import Synthesis, closed_book_rows, raft_rows
 
 _ADAPTER_OF: dict[ArmName, str] = {"tuned": "tuned", "tuned+rag": "tuned", "raft": "raft"}
 _BATCH = 32
-_PROBES = 6
-"""Questions asked one at a time for latency; the first is a warm-up and not counted."""
+_PROBES = 5
+"""Questions asked one at a time for latency."""
 
 
 class Bench:
@@ -101,6 +100,7 @@ class Bench:
                     step, steps, f"loss {loss:.3f}"
                 ),
             )
+            release()
             # Relative to the run folder, which may be moved.
             return dataclasses.replace(made, path=f"{place}/adapter")
 
@@ -141,7 +141,7 @@ class Bench:
                 answers += made
                 probes[arm], memory[arm] = probe, peak
             models.clear()
-            gc.collect()
+            release()
         order = {arm: n for n, arm in enumerate(self._config.arms)}
         place = {q.id: n for n, q in enumerate(self.asked)}
         answers.sort(key=lambda a: (order[a.arm], place[a.question_id]))  # type: ignore[index]
@@ -167,6 +167,7 @@ class Bench:
                 batch = arm().answer(left[start : start + _BATCH])
                 log.append(list(batch))
                 done.update((a.question_id, a) for a in batch)
+                release()
                 self._progress.update(len(done), len(self.asked))
             return watch.peak()
 
@@ -175,32 +176,34 @@ class Bench:
             f"latency-{name}",
             asked_key,
             tuple[float, ...],
-            lambda: tuple(self._probe(arm())),
+            lambda: tuple(self._probe(name, arm(), models[0])),
         )
         return [done[q.id] for q in self.asked if q.id in done], probe, peak
 
     def _adapter_path(self, name: str) -> Path | None:
         return self._folder.path / self._adapters[name].path if name else None
 
-    def _arm(self, name: ArmName, model: ChatModel) -> Arm:
+    def _arm(self, name: ArmName, model: ChatModel, max_tokens: int = 0) -> Arm:
         decoding = self._config.decoding
-        sampling = Sampling(decoding.max_tokens, decoding.temperature, decoding.seed)
+        limit = max_tokens or decoding.max_tokens
+        sampling = Sampling(limit, decoding.temperature, decoding.seed)
         if name in ("base", "tuned"):
             return closed_book(name, model, sampling)
         retrieval = Retrieval(self._spec, self._resources)
         retrieval.prepare(self.asked)
         return with_retrieval(name, model, sampling, retrieval)
 
-    def _probe(self, arm: Arm) -> list[float]:
-        """Seconds of single questions, asked one at a time after a warm-up."""
+    def _probe(self, name: ArmName, arm: Arm, model: ChatModel) -> list[float]:
+        """Seconds of single questions, asked one at a time after a short warm-up."""
         chosen = sample(self.asked, _PROBES)
+        self._arm(name, model, max_tokens=1).answer(chosen[:1])
         # A user's question has not been embedded before.
         self._index.forget_queries()
         seconds = []
         for n, question in enumerate(chosen, 1):
             seconds.append(arm.answer([question])[0].latency_s)
             self._progress.update(n, len(chosen))
-        return seconds[1:]
+        return seconds
 
     def ask(self, name: str, question: Question) -> Answer:
         """Answer one question with a trained arm."""

@@ -94,7 +94,7 @@ class TrainingConfig(Section):
     rank: int = Field(16, ge=1, le=512)
     alpha: int = Field(32, ge=1)
     learning_rate: float = Field(5e-4, gt=0, lt=1)
-    batch_size: int = Field(8, ge=1)
+    batch_size: int = Field(2, ge=1)
     micro_batch_tokens: int = Field(1024, ge=64)
     max_tokens: int = Field(1536, ge=64)
     max_completion_tokens: int = Field(256, ge=8)
@@ -207,12 +207,18 @@ BUDGETS: dict[Budget, dict[str, Any]] = {
         "evaluation": {"max_questions": 10, "dev_questions": 6},
     },
     "small": {
-        "training": {"tuned_rows": 200, "tuned_epochs": 1.5, "raft_rows": 104, "raft_epochs": 1},
-        "synthesis": {"passages": 12},
+        "training": {"tuned_rows": 200, "tuned_epochs": 1, "raft_rows": 96, "raft_epochs": 1},
+        "synthesis": {"passages": 8},
         "evaluation": {"max_questions": 48, "dev_questions": 14},
     },
     "full": {
-        "training": {"tuned_rows": 20_000, "tuned_epochs": 3, "raft_rows": 5_000, "raft_epochs": 1},
+        "training": {
+            "batch_size": 8,
+            "tuned_rows": 20_000,
+            "tuned_epochs": 3,
+            "raft_rows": 5_000,
+            "raft_epochs": 1,
+        },
         "synthesis": {"passages": 2_000},
         "evaluation": {"max_questions": 100_000, "dev_questions": 500},
     },

@@ -149,10 +149,22 @@ def test_undecided_comparisons_print_the_detectable_gap():
     assert undecided and "points or more" in undecided[0]
 
 
-def test_test_may_overrule_dev_only_with_proof():
+def test_test_overrules_dev_with_proof():
     result = run(dev_best="tuned")
     assert result.ship == "raft"
     assert "Dev chose tuned, but raft is better on test." in result.caveats
+
+
+def test_a_clear_lead_on_test_outweighs_a_few_dev_questions():
+    means = {"base": 0.2, "tuned": 0.45, "raft": 0.56}
+    result = run(means, dev_best="tuned", documents=8, noise=0.35)
+    assert result.ship == "raft"
+    assert any(c.startswith("Dev chose tuned, but raft scores") for c in result.caveats)
+    assert any("flatters raft" in c for c in result.caveats)
+    near = run(
+        {"base": 0.2, "tuned": 0.54, "raft": 0.56}, dev_best="tuned", documents=8, noise=0.01
+    )
+    assert near.ship == "tuned"
 
 
 def test_nothing_ships_below_the_required_share():

@@ -33,7 +33,8 @@ def decide(
     """Choose the arm to ship.
 
     The reference is the arm that was best on dev, unless another is better than it on test after
-    correction. What ships is the cheapest arm that is not worse than the reference: equivalent or
+    correction, or leads it there by more than `margin`: a few dev questions must not outweigh the
+    test. What ships is the cheapest arm that is not worse than the reference: equivalent or
     better, or undecided with a difference above `-margin`; a lack of data alone never promotes an
     arm that looks worse. Cost is that of a month at `questions_per_month` where ROI cases are
     given, else the marginal cost of a question.
@@ -67,6 +68,13 @@ def decide(
         beaten = reference
         reference = min(proven, key=lambda a: (-means[a], _rank(a)))
         caveats.append(f"Dev chose {beaten}, but {reference} is better on test.")
+    elif means[top] - means[reference] > margin:
+        gap = _points(means[top] - means[reference])
+        caveats.append(
+            f"Dev chose {reference}, but {top} scores {gap} more on test. That is undecided, and "
+            f"choosing on test flatters {top}: more questions would settle it."
+        )
+        reference = top
     costs = _costs(arms, roi, questions_per_month)
     fit = [a for a in arms if a == reference or _not_worse(contrasts, a, reference, margin)]
     good = [a for a in fit if _share(arms[a], "correct") >= min_correct]
