@@ -66,11 +66,22 @@ def test_no_questions(copy: Path, offline: dict[str, str]) -> None:
     assert "question" in fails(copy, offline)
 
 
+def test_an_answer_is_missing(copy: Path, offline: dict[str, str]) -> None:
+    (copy / "questions.jsonl").write_text('{"id": "a", "text": "What is said?"}\n', "utf-8")
+    assert "give `answer`" in fails(copy, offline)
+
+
 def test_no_reference_answers(copy: Path, offline: dict[str, str]) -> None:
-    rows = [{"id": str(n), "text": f"What is said about plant {n}?"} for n in range(12)]
-    lines = "".join(json.dumps(row) + "\n" for row in rows)
-    (copy / "questions.jsonl").write_text(lines, "utf-8")
-    assert "none of the 12 questions" in fails(copy, offline)
+    """A BEIR folder labels documents, not answers: there is nothing to score an arm against."""
+    root = copy / "documents"
+    names = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+    beir = copy / "beir"
+    (beir / "qrels").mkdir(parents=True)
+    queries = [json.dumps({"_id": name, "text": f"What of {name}?"}) for name in names]
+    (beir / "queries.jsonl").write_text("\n".join(queries), "utf-8")
+    qrels = "".join(f"{name}\t{name}\t1\n" for name in names)
+    (beir / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + qrels, "utf-8")
+    assert "has a reference answer to score against" in fails(copy, offline, f"questions={beir}")
 
 
 def test_duplicate_ids(copy: Path, offline: dict[str, str]) -> None:
