@@ -31,7 +31,7 @@ from domainlm.training.data import Synthesis, closed_book_rows, raft_rows
 
 _ADAPTER_OF: dict[ArmName, str] = {"tuned": "tuned", "tuned+rag": "tuned", "raft": "raft"}
 _BATCH = 32
-_PROBES = 5
+_PROBES = 6
 """Questions asked one at a time for latency."""
 
 
@@ -229,12 +229,10 @@ def sample(questions: Sequence[Question], limit: int) -> list[Question]:
     if not limit or len(questions) <= limit:
         return list(questions)
     strata: dict[tuple[str, str], list[Question]] = {}
-    for question in sorted(questions, key=lambda q: hashlib.sha256(q.id.encode()).digest()):
+    drawn = sorted(questions, key=lambda q: hashlib.sha256(q.id.encode()).digest())
+    for question in drawn:
         strata.setdefault((question.split, question.task), []).append(question)
-    chosen: set[str] = set()
-    share = limit / len(questions)
-    for group in strata.values():
-        chosen.update(q.id for q in group[: max(1, int(len(group) * share))])
-    rest = [q.id for group in strata.values() for q in group if q.id not in chosen]
-    chosen.update(rest[: max(0, limit - len(chosen))])
+    # The first of every stratum comes before any second; the rest in proportion.
+    place = {q.id: n / len(group) for group in strata.values() for n, q in enumerate(group)}
+    chosen = {q.id for q in sorted(drawn, key=lambda q: place[q.id])[:limit]}
     return [q for q in questions if q.id in chosen]

@@ -207,7 +207,7 @@ BUDGETS: dict[Budget, dict[str, Any]] = {
         "evaluation": {"max_questions": 10, "dev_questions": 6},
     },
     "small": {
-        "training": {"tuned_rows": 200, "tuned_epochs": 1, "raft_rows": 96, "raft_epochs": 1},
+        "training": {"tuned_rows": 200, "tuned_epochs": 1, "raft_rows": 80, "raft_epochs": 1},
         "synthesis": {"passages": 8},
         "evaluation": {"max_questions": 48, "dev_questions": 14},
     },
