@@ -20,6 +20,7 @@ FLOORS = {
     "stores": 2,
     "fusion": 2.5,
     "retrieval": 3,
+    "graph": 3,
     "rag": 4,
     "evaluation": 5,
     "training": 6,

@@ -9,6 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -101,6 +102,48 @@ def ingest(config: ConfigFile, override: Overrides = None, as_json: AsJson = Fal
     )
     for item in report["quarantined"]:
         typer.echo(clean(f"  set aside {item['source']}: {item['reason']} ({item['detail']})"))
+
+
+@app.command()
+def graph(
+    config: ConfigFile,
+    entity: Annotated[str, typer.Argument(help="An entity; empty for an overview.")] = "",
+    export: Annotated[
+        Path | None, typer.Option(help="Write graph.graphml, nodes.csv and edges.csv there.")
+    ] = None,
+    merge: Annotated[
+        str, typer.Option(help="Let one name count as another: 'Acme Inc.=Acme'.")
+    ] = "",
+    unmerge: Annotated[str, typer.Option(help="Undo the merge of this name.")] = "",
+    override: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show, mend or export the knowledge graph of the documents; no model is asked."""
+    from domainlm.display import show_graph
+    from domainlm.experiment import graph as do
+    from domainlm.graph.export import write_csv, write_graphml
+
+    with _bars(as_json) as bars:
+        found = do(_load(config, override), bars)
+    if merge:
+        alias, _, target = merge.partition("=")
+        found.merge(alias, target, "by hand")
+    if unmerge:
+        found.unmerge(unmerge)
+    if export:
+        typer.echo(f"Wrote {write_graphml(found, export / 'graph.graphml')}", err=True)
+        for path in write_csv(found, export):
+            typer.echo(f"Wrote {path}", err=True)
+    if as_json:
+        _print_json(
+            {
+                "chunks": len(found),
+                "entities": [asdict(n) for n in found.nodes()],
+                "merges": [asdict(m) for m in found.merges()],
+            }
+        )
+    else:
+        show_graph(found, entity)
 
 
 @app.command()

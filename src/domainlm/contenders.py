@@ -37,6 +37,7 @@ CANDIDATES: tuple[tuple[str, tuple[StageSpec, ...]], ...] = (
         (f"learned from questions, {w}", (StageSpec("rocchio", {"weight": w}),))
         for w in (0.3, 0.5, 0.7)
     ),
+    ("graph", (StageSpec("graph"),)),
 )
 """Retrievers tried on the dev questions where the configuration names none."""
 

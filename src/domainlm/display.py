@@ -23,6 +23,7 @@ from rich.text import Text
 
 from domainlm.doctor import Check
 from domainlm.errors import DataError
+from domainlm.graph.store import Graph
 from domainlm.planning import Step
 from domainlm.schema import Answer, ArmSummary, Interval, RunResult
 
@@ -30,6 +31,7 @@ _TITLES = {
     "documents": "Reading documents",
     "questions": "Splitting questions by document",
     "index": "Indexing",
+    "graph": "Drawing the graph",
     "pipeline": "Choosing the pipeline on dev",
     "synthesis": "Writing questions",
     "scores": "Scoring",
@@ -166,6 +168,37 @@ def show_answer(answer: Answer) -> None:
     for n, p in enumerate(answer.passages, 1):
         where = clean(f"{p.doc_id} {p.anchor} [{p.start}:{p.end}]")
         console.print(f"  [{n}] {where}", style="dim", markup=False, highlight=False)
+
+
+def show_graph(graph: Graph, entity: str) -> None:
+    """Print the most supported entities, or one with its chunks and its company.
+
+    Raises:
+        DataError: no chunk mentions the entity.
+    """
+    console = Console()
+    if not entity:
+        nodes = list(graph.nodes())
+        console.print(f"{len(graph)} chunks, {len(nodes)} entities, {len(graph.merges())} merges.")
+        for node in sorted(nodes, key=lambda n: (-len(n.support), n.entity))[:15]:
+            line = f"  {len(node.support):5}  {node.kind:6}  {node.entity}"
+            console.print(clean(line), markup=False, highlight=False)
+        for merge in graph.merges():
+            line = f"  {merge.alias} counts as {merge.entity} ({merge.reason})"
+            console.print(clean(line), markup=False, highlight=False)
+        return
+    support = graph.support(entity)
+    if not support:
+        raise DataError(f"no chunk mentions {entity!r}; `domainlm graph FILE` lists entities")
+    name = graph.canonical(entity)
+    console.print(clean(f"{name}: {len(support)} chunks"), style="bold", markup=False)
+    for chunk_id in support[:20]:
+        console.print(clean(f"  {chunk_id}"), style="dim", markup=False, highlight=False)
+    company = [
+        (e.b if e.a == name else e.a, e.support) for e in graph.edges() if name in (e.a, e.b)
+    ]
+    for other, chunks in sorted(company, key=lambda c: (-len(c[1]), c[0]))[:15]:
+        console.print(clean(f"  with {other} ({len(chunks)})"), markup=False, highlight=False)
 
 
 def show_checks(checks: Sequence[Check]) -> None:

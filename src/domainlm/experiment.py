@@ -33,8 +33,10 @@ from domainlm.errors import ConfigError, DataError
 from domainlm.evaluation import cost, roi, summary
 from domainlm.evaluation.tasks import score_answers
 from domainlm.evaluation.verdict import decide
+from domainlm.graph.store import Graph
 from domainlm.models.base import Embedder
-from domainlm.retrieval import Index
+from domainlm.rag.graph import open_graph
+from domainlm.retrieval import Index, IndexDelta
 from domainlm.schema import (
     Adapter,
     Answer,
@@ -230,14 +232,7 @@ def ingest(config: Config, progress: Progress | None = None) -> dict[str, Any]:
     """
     progress = progress or Silent()
     with RunDir(config.folder, progress.stage) as folder:
-        provenance.refuse_mixed_folders(config)
-        key = digest(provenance.folder_digest(config.documents), __version__)
-        documents, quarantined = read_corpus(config, folder, key, progress)
-        embedder = contenders.load_configured_embedder(config)
-        index_key = digest(key, config.chunking, embedder.name)
-        index, delta = contenders.open_index(
-            folder, index_key, config, documents, embedder, progress
-        )
+        documents, quarantined, index, delta = _indexed(config, folder, progress)
     return {
         "documents": len(documents),
         "chunks": len(index),
@@ -248,6 +243,31 @@ def ingest(config: Config, progress: Progress | None = None) -> dict[str, Any]:
             {"source": q.source, "reason": q.reason, "detail": q.detail} for q in quarantined
         ],
     }
+
+
+def graph(config: Config, progress: Progress | None = None) -> Graph:
+    """The knowledge graph of the documents, brought up to date without a model call.
+
+    Raises:
+        DataError: the documents folder is missing or holds nothing readable.
+    """
+    progress = progress or Silent()
+    with RunDir(config.folder, progress.stage) as folder:
+        _, _, index, _ = _indexed(config, folder, progress)
+        progress.stage("graph", False)
+        return open_graph(index)
+
+
+def _indexed(
+    config: Config, folder: RunDir, progress: Progress
+) -> tuple[tuple[Document, ...], tuple[Quarantined, ...], Index, IndexDelta]:
+    provenance.refuse_mixed_folders(config)
+    key = digest(provenance.folder_digest(config.documents), __version__)
+    documents, quarantined = read_corpus(config, folder, key, progress)
+    embedder = contenders.load_configured_embedder(config)
+    index_key = digest(key, config.chunking, embedder.name)
+    index, delta = contenders.open_index(folder, index_key, config, documents, embedder, progress)
+    return documents, quarantined, index, delta
 
 
 def train(config: Config, progress: Progress | None = None) -> tuple[Adapter, ...]:

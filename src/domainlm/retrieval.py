@@ -80,9 +80,13 @@ class Index:
     """Searches one store with one embedder. `scope` confines a search to documents; empty: all."""
 
     def __init__(
-        self, store: VectorStore, embedder: Embedder, delta: IndexDelta | None = None
+        self,
+        store: VectorStore,
+        embedder: Embedder,
+        delta: IndexDelta | None = None,
+        folder: Path | None = None,
     ) -> None:
-        self.store, self.embedder = store, embedder
+        self.store, self.embedder, self.folder = store, embedder, folder
         self.delta = delta or IndexDelta(0, 0, len(store), 0)
         self._queries: OrderedDict[str, Array] = OrderedDict()
         self._lock = threading.Lock()
@@ -109,7 +113,7 @@ class Index:
                 f"the index in {folder} lists {manifest.chunks} chunks but its "
                 f"{manifest.store!r} store holds none; build it again"
             )
-        return cls(store, embedder)
+        return cls(store, embedder, folder=folder)
 
     def __len__(self) -> int:
         """Chunks in the index."""
@@ -306,7 +310,7 @@ def build_index(
                 folder / MANIFEST, dump_json(_Manifest, replace(manifest, seconds=seconds))
             )
         delta = IndexDelta(len(plan.missing), deleted, plan.kept, plan.changed, seconds)
-        return Index(store, embedder, delta)
+        return Index(store, embedder, delta, folder)
 
 
 @contextlib.contextmanager

@@ -165,7 +165,9 @@ def _chunk(doc: Document, span: Span, shown: Span, use: str, with_header: bool) 
     text = doc.text[start:end]
     anchor = _anchor(doc, start)
     header = _header(doc.title, anchor) if with_header else ""
-    content = json.dumps([use, text, doc.text[shown[0] : shown[1]], shown[0] - start, header])
+    content = json.dumps(
+        [use, doc.title, text, doc.text[shown[0] : shown[1]], shown[0] - start, header]
+    )
     digest = hashlib.sha256(content.encode()).hexdigest()[:8]
     return Chunk(
         id=f"{doc.id}@{start}-{end}-{digest}",

@@ -54,6 +54,7 @@ STAGES: dict[Phase, dict[str, str]] = {
         "dense": "domainlm.rag.retrieve:dense",
         "hybrid": "domainlm.rag.retrieve:hybrid",
         "rocchio": "domainlm.rag.rocchio:rocchio",
+        "graph": "domainlm.rag.graph:graph",
     },
     "post": {
         "document_order": "domainlm.rag.post:document_order",
