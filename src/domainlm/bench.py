@@ -54,7 +54,9 @@ class Bench:
         self._spec = spec
         self._adapters: dict[str, Adapter] = {}
         self.row_counts: dict[str, int] = {}
-        self._resources = Resources(index, documents, embedder, examples=questions.train)
+        self._resources = Resources(
+            index, documents, embedder, lambda: load_model(config), examples=questions.train
+        )
         limits = config.evaluation
         self.asked: list[Question] = [
             *sample(questions.dev, limits.dev_questions),

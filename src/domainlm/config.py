@@ -65,18 +65,22 @@ class RagConfig(Section):
 
     pre: tuple[StageConfig, ...] = ()
     retrieve: tuple[StageConfig, ...] = ()
+    rerank: tuple[StageConfig, ...] = ()
     post: tuple[StageConfig, ...] = ()
     passages: int = Field(3, ge=1, le=50)
+    depth: int = Field(30, ge=1, le=1000)
 
     def spec(self) -> RagSpec | None:
         """The pipeline named in the configuration; None lets the dev questions choose."""
-        if not (self.pre or self.retrieve or self.post):
+        if not (self.pre or self.retrieve or self.rerank or self.post):
             return None
         return RagSpec(
             tuple(s.spec() for s in self.pre),
             tuple(s.spec() for s in self.retrieve) or (StageSpec("hybrid"),),
             tuple(s.spec() for s in self.post),
             self.passages,
+            tuple(s.spec() for s in self.rerank),
+            self.depth,
         )
 
 

@@ -111,7 +111,12 @@ def choose_pipeline(
         usable = [q for q in questions.train if q.evidence or q.doc_ids]
     usable = usable[: max(config.evaluation.dev_questions, 40) * 5]
     resources = Resources(
-        index, documents, embedder, examples=questions.train, leave_one_out=not held_out
+        index,
+        documents,
+        embedder,
+        lambda: load_model(config),
+        examples=questions.train,
+        leave_one_out=not held_out,
     )
     trials = []
     for n, (name, spec) in enumerate(candidates, 1):

@@ -223,12 +223,16 @@ class StageSpec:
 
 @dataclass(frozen=True, slots=True)
 class RagSpec:
-    """A whole pipeline: query transforms, retrievers, post-processors, passages in the prompt."""
+    """A whole pipeline: query transforms, retrievers, rerankers of `depth` candidates, and
+    post-processors of the `passages` best, which the prompt shows.
+    """
 
     pre: tuple[StageSpec, ...] = ()
     retrieve: tuple[StageSpec, ...] = (StageSpec("hybrid"),)
     post: tuple[StageSpec, ...] = ()
     passages: int = 3
+    rerank: tuple[StageSpec, ...] = ()
+    depth: int = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +289,23 @@ class Adapter:
     eval_loss: float | None = None
 
 
+# --- traces ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TraceStep:
+    """What one stage of a pipeline did for one question: the queries or the ranked chunk ids that
+    left it, its seconds, and, where it failed, why: it then passed on what it got.
+    """
+
+    phase: Literal["pre", "retrieve", "rerank", "post"]
+    stage: str
+    seconds: float
+    queries: tuple[str, ...] = ()
+    chunks: tuple[str, ...] = ()
+    fallback: str = ""
+
+
 # --- answers and scores ---------------------------------------------------------------------
 
 
@@ -303,6 +324,7 @@ class Answer:
     tokens_out: int
     failed: bool = False
     error: str = ""
+    trace: tuple[TraceStep, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -316,7 +316,7 @@ def _sentence_units(text: str, size: int, count: Counter) -> list[Span]:
     """Sentences, short ones joined until they reach a quarter of `size`, long ones split."""
     units: list[Span] = []
     open_tokens = size  # tokens of the last unit while it may still grow
-    for start, end in _sentences(text):
+    for start, end in sentence_spans(text):
         n = count(text[start:end])
         if n > size:
             units += [(start + s, start + e) for s, e in _split(text[start:end], size, count)]
@@ -330,7 +330,8 @@ def _sentence_units(text: str, size: int, count: Counter) -> list[Span]:
     return units
 
 
-def _sentences(text: str) -> list[Span]:
+def sentence_spans(text: str) -> list[Span]:
+    """Spans of sentences that cover the text."""
     spans: list[Span] = []
     start = 0
     for match in _SENTENCE_END.finditer(text):

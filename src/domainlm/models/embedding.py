@@ -121,8 +121,29 @@ class MiniLMEmbedder:
         report_call(self.name, "embed", tokens_in, 0, time.perf_counter() - started)
         return vectors
 
-    def _forward(self, rows: list[list[int]]) -> Array:
-        """Unit vectors `(b, d)` of token rows padded to `(b, s)`."""
+    def embed_tokens(self, texts: Sequence[str]) -> list[Array]:
+        """Unit vectors of each text's own tokens, `(tokens, dimension)`, special ones left out."""
+        found: list[Array] = [np.zeros((0, self.dimension), np.float32) for _ in texts]
+        if not texts:
+            return found
+        started = time.perf_counter()
+        ids = self.tokenizer(
+            list(texts), truncation=True, max_length=self.max_length, return_token_type_ids=False
+        )["input_ids"]
+        lengths = [len(row) for row in ids]
+        special = set(self.tokenizer.all_special_ids)
+        with self._lock:
+            for batch in plan_batches(range(len(ids)), lengths, 512, self.batch_tokens):
+                states, _ = self._states([ids[n] for n in batch])
+                unit = torch.nn.functional.normalize(states, dim=-1).cpu().numpy()
+                for row, n in enumerate(batch):
+                    own = [t not in special for t in ids[n]]
+                    found[n] = unit[row, : len(own)][own]
+        report_call(self.name, "embed", sum(lengths), 0, time.perf_counter() - started)
+        return found
+
+    def _states(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Last states `(b, s, d)` of token rows padded to `(b, s)`, and their mask."""
         width, pad = max(map(len, rows)), self.tokenizer.pad_token_id or 0
         ids = torch.tensor([r + [pad] * (width - len(r)) for r in rows], device=self.device)
         mask = torch.tensor(
@@ -130,6 +151,11 @@ class MiniLMEmbedder:
         )
         with torch.inference_mode():
             states = self.model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
+        return states, mask
+
+    def _forward(self, rows: list[list[int]]) -> Array:
+        """Unit vectors `(b, d)` of token rows."""
+        states, mask = self._states(rows)
         if self._first_token:
             pooled = states[:, 0]
         else:

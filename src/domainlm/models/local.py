@@ -147,6 +147,29 @@ class LocalModel:
             report_call(self.name, "generate", tokens.tokens_in, tokens.tokens_out, g.latency_s)
         return ordered
 
+    def surprise(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """Mean negative log-likelihood per token, in nats, of each text after its context."""
+        started = time.perf_counter()
+        contexts = self.tokenizer([c for c, _ in pairs], add_special_tokens=False)["input_ids"]
+        texts = self.tokenizer([t for _, t in pairs], add_special_tokens=False)["input_ids"]
+        rows = [(c + t)[: self.context] for c, t in zip(contexts, texts, strict=True)]
+        found = [0.0] * len(pairs)
+        lengths = [len(row) for row in rows]
+        with self._lock, torch.inference_mode():
+            for batch in plan_batches(range(len(rows)), lengths, self.batch_size, 2_048):
+                width = max(lengths[i] for i in batch)
+                ids = torch.zeros(len(batch), width, dtype=torch.long, device=self.device)
+                for n, i in enumerate(batch):
+                    ids[n, : lengths[i]] = torch.tensor(rows[i], device=self.device)
+                # Padding stands to the right: a causal model never looks there.
+                logits = self.model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+                picked = torch.log_softmax(logits, -1).gather(2, ids[:, 1:, None])[..., 0]
+                for n, i in enumerate(batch):
+                    own = picked[n, max(len(contexts[i]) - 1, 0) : lengths[i] - 1]
+                    found[i] = -float(own.mean()) if len(own) else 0.0
+        report_call(self.name, "generate", sum(lengths), 0, time.perf_counter() - started)
+        return found
+
     def _failed(self, error: str) -> Generation:
         return Generation("", Usage(), 0.0, self.name, "error", error)
 

@@ -14,7 +14,8 @@ from domainlm.fusion import rrf
 from domainlm.models.base import ChatModel, purpose, record_calls
 from domainlm.rag import prompts
 from domainlm.rag.stages import PostProcessor, QueryTransform, Resources, Retriever, build_stage
-from domainlm.schema import Answer, Call, Passage, Question, RagSpec, Sampling
+from domainlm.rag.trace import record_trace, tracing
+from domainlm.schema import Answer, Call, Passage, Question, RagSpec, Sampling, TraceStep
 
 Answerer = Callable[[Sequence[Question]], list[Answer]]
 
@@ -29,7 +30,12 @@ class Arm:
 
 
 class Retrieval:
-    """The retrieval half of a pipeline: transforms, retrievers fused by RRF, post-processors."""
+    """The retrieval half of a pipeline: transforms, retrievers fused by RRF, rerankers of the
+    candidates, post-processors of the best.
+
+    A stage that fails (`ModelError`: a model is down, or a small one's words make no sense) passes
+    on what it got; the trace says so.
+    """
 
     def __init__(self, spec: RagSpec, resources: Resources) -> None:
         """Build every stage of `spec`.
@@ -43,6 +49,7 @@ class Retrieval:
         self._retrievers: list[Retriever] = [
             build_stage("retrieve", s, resources) for s in spec.retrieve
         ]
+        self._rerank: list[PostProcessor] = [build_stage("post", s, resources) for s in spec.rerank]
         self._post: list[PostProcessor] = [build_stage("post", s, resources) for s in spec.post]
 
     def prepare(self, questions: Sequence[Question]) -> None:
@@ -54,17 +61,32 @@ class Retrieval:
         return self.finish(question, self.rank(question, k or self.spec.passages))
 
     def rank(self, question: Question, k: int) -> list[Passage]:
-        """The `k` best passages before any post-processing."""
+        """The `k` best passages, reranked, before any post-processing."""
         queries = [question.text]
-        for transform in self._pre:
-            queries = transform(queries)
-        lists = [r(q, k, question.scope) for r in self._retrievers for q in queries]
-        return lists[0] if len(lists) == 1 else _fuse(lists)[:k]
+        for spec, transform in zip(self.spec.pre, self._pre, strict=True):
+            with tracing("pre", spec.use) as step:
+                queries = transform(queries) or queries
+                step(queries=queries)
+        depth = max(k, self.spec.depth) if self._rerank else k
+        lists = []
+        for spec, retrieve in zip(self.spec.retrieve, self._retrievers, strict=True):
+            for query in queries:
+                with tracing("retrieve", spec.use) as step:
+                    lists.append(retrieve(query, depth, question.scope))
+                    step(passages=lists[-1])
+        found = lists[0] if len(lists) == 1 else _fuse(lists)[:depth]
+        for spec, process in zip(self.spec.rerank, self._rerank, strict=True):
+            with tracing("rerank", spec.use) as step:
+                found = process(question.text, found)
+                step(passages=found)
+        return found[:k]
 
     def finish(self, question: Question, passages: list[Passage]) -> list[Passage]:
         """Post-process ranked passages."""
-        for process in self._post:
-            passages = process(question.text, passages)
+        for spec, process in zip(self.spec.post, self._post, strict=True):
+            with tracing("post", spec.use) as step:
+                passages = process(question.text, passages)
+                step(passages=passages)
         return passages
 
 
@@ -89,9 +111,9 @@ def with_retrieval(name: str, model: ChatModel, sampling: Sampling, retrieval: R
         found, timed = [], []
         for question in questions:
             started = time.perf_counter()
-            with record_calls() as calls, purpose("retrieve"):
+            with record_calls() as calls, purpose("retrieve"), record_trace() as steps:
                 found.append(retrieval(question))
-            timed.append((time.perf_counter() - started, list(calls)))
+            timed.append((time.perf_counter() - started, list(calls), tuple(steps)))
         return _generate(name, model, sampling, questions, found, timed)
 
     return Arm(name, answer, retrieves=True)
@@ -103,7 +125,7 @@ def _generate(
     sampling: Sampling,
     questions: Sequence[Question],
     passages: Sequence[Sequence[Passage]],
-    retrieved: Sequence[tuple[float, list[Call]]] | None,
+    retrieved: Sequence[tuple[float, list[Call], tuple[TraceStep, ...]]] | None,
 ) -> list[Answer]:
     chats = [
         prompts.closed_book(q) if retrieved is None else prompts.with_passages(q, found)
@@ -113,7 +135,7 @@ def _generate(
         generations = model.generate(chats, sampling)
     answers = []
     for i, (question, chat, made) in enumerate(zip(questions, chats, generations, strict=True)):
-        seconds, calls = retrieved[i] if retrieved is not None else (0.0, [])
+        seconds, calls, steps = retrieved[i] if retrieved is not None else (0.0, [], ())
         spent = Call(
             model.name,
             "generate",
@@ -135,6 +157,7 @@ def _generate(
                 tokens_out=made.usage.tokens_out,
                 failed=made.finish == "error",
                 error=made.error,
+                trace=steps,
             )
         )
     return answers

@@ -66,6 +66,17 @@ def best_last(resources: Resources) -> PostProcessor:
     return process
 
 
+def both_ends(resources: Resources) -> PostProcessor:
+    """Put the best passages first and last and the weakest in the middle, where models read worst
+    (Liu et al., 2307.03172).
+    """
+
+    def process(question: str, passages: Sequence[Passage]) -> list[Passage]:
+        return [*passages[::2], *reversed(passages[1::2])]
+
+    return process
+
+
 def lead(resources: Resources) -> PostProcessor:
     """Add the opening chunk of the best passage's document, where names and dates stand."""
 

@@ -41,14 +41,33 @@ class Resources:
     index: Index
     documents: Mapping[str, Document]
     embedder: Embedder
-    model: ChatModel | None = None
+    load_model: Callable[[], ChatModel] | None = None
     examples: tuple[Question, ...] = ()
     leave_one_out: bool = False
     cache: dict[Any, Any] = field(default_factory=dict, compare=False)
 
+    def model(self) -> ChatModel:
+        """The model that stages may ask (the untuned base), loaded at the first need.
+
+        Raises:
+            ConfigError: no model was given.
+        """
+        if self.load_model is None:
+            raise ConfigError("this pipeline has a stage that asks a model, but none was given")
+        if "model" not in self.cache:
+            self.cache["model"] = self.load_model()
+        return self.cache["model"]  # type: ignore[no-any-return]
+
 
 STAGES: dict[Phase, dict[str, str]] = {
-    "pre": {},
+    "pre": {
+        "rewrite": "domainlm.rag.pre:rewrite",
+        "step_back": "domainlm.rag.pre:step_back",
+        "multi_query": "domainlm.rag.pre:multi_query",
+        "decompose": "domainlm.rag.pre:decompose",
+        "hyde": "domainlm.rag.pre:hyde",
+        "query2doc": "domainlm.rag.pre:query2doc",
+    },
     "retrieve": {
         "bm25": "domainlm.rag.retrieve:bm25",
         "dense": "domainlm.rag.retrieve:dense",
@@ -61,6 +80,15 @@ STAGES: dict[Phase, dict[str, str]] = {
         "best_last": "domainlm.rag.post:best_last",
         "join_neighbours": "domainlm.rag.post:join_neighbours",
         "lead": "domainlm.rag.post:lead",
+        "both_ends": "domainlm.rag.post:both_ends",
+        "mmr": "domainlm.rag.select:mmr",
+        "distinct": "domainlm.rag.select:distinct",
+        "cutoff": "domainlm.rag.select:cutoff",
+        "cross_encoder": "domainlm.rag.rerank:cross_encoder",
+        "late_interaction": "domainlm.rag.rerank:late_interaction",
+        "model_rank": "domainlm.rag.rerank:model_rank",
+        "sentences": "domainlm.rag.compress:sentences",
+        "perplexity": "domainlm.rag.compress:perplexity",
     },
 }
 

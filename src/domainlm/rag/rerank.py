@@ -1,0 +1,111 @@
+"""Reranking: read the question and each candidate together, and order by what is seen."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from domainlm.errors import ConfigError, ModelError
+from domainlm.models.base import Array, Reranker
+from domainlm.rag.stages import PostProcessor, Resources
+from domainlm.schema import Message, Passage, Sampling
+
+_NUMBER = re.compile(r"\d+")
+
+
+@runtime_checkable
+class TokenEmbedder(Protocol):
+    """An embedder that also gives a unit vector per token."""
+
+    def embed_tokens(self, texts: Sequence[str]) -> list[Array]:
+        """Token vectors of each text, (tokens, d)."""
+        ...
+
+
+def cross_encoder(
+    resources: Resources, *, model: str, weight: float = 1.0, max_length: int = 512
+) -> PostProcessor:
+    """Order by a sequence classifier over question and passage (Nogueira & Cho, 1901.04085; in
+    RAG: Re2G, 2207.06300). `model` is a folder or hub id; `weight` the share of its rank against
+    the retriever's in the new order.
+    """
+    key = ("cross_encoder", model, max_length)
+
+    def process(question: str, passages: Sequence[Passage]) -> list[Passage]:
+        if key not in resources.cache:
+            from domainlm.models.rerank import CrossEncoder
+
+            resources.cache[key] = CrossEncoder(model, max_length=max_length)
+        encoder: Reranker = resources.cache[key]
+        return reorder(passages, encoder.score(question, [p.text for p in passages]), weight)
+
+    return process
+
+
+def late_interaction(resources: Resources, *, weight: float = 0.5) -> PostProcessor:
+    """Order by MaxSim over the embedder's token vectors (ColBERT, Khattab & Zaharia, 2004.12832):
+    each word of the question counts by its best match in the passage.
+
+    Raises:
+        ConfigError: the embedder gives no token vectors.
+    """
+    embedder = resources.embedder
+    if not isinstance(embedder, TokenEmbedder):
+        raise ConfigError(
+            "late_interaction needs token vectors, which this embedder does not give; "
+            "use `embedder: embedded` or a local one"
+        )
+
+    def process(question: str, passages: Sequence[Passage]) -> list[Passage]:
+        query, *texts = embedder.embed_tokens([question, *(p.text for p in passages)])
+        scores = [float((query @ t.T).max(1).mean()) if len(t) and len(query) else 0 for t in texts]
+        return reorder(passages, scores, weight)
+
+    return process
+
+
+def model_rank(resources: Resources, *, depth: int = 10, max_chars: int = 600) -> PostProcessor:
+    """Ask the model to name the best of the first `depth` passages in order (Sun et al.,
+    2304.09542); those that it does not name follow as they were.
+    """
+
+    def process(question: str, passages: Sequence[Passage]) -> list[Passage]:
+        head, tail = list(passages[:depth]), list(passages[depth:])
+        if len(head) < 2:
+            return list(passages)
+        shown = "\n\n".join(f"[{n}] {p.text[:max_chars]}" for n, p in enumerate(head, 1))
+        task = "List the numbers of the passages that help to answer the question, best first."
+        chat = (Message("system", task), Message("user", f"{shown}\n\nQuestion: {question}"))
+        made = resources.model().generate([chat], Sampling(max_tokens=4 * depth))[0]
+        named = [int(n) for n in _NUMBER.findall(made.text) if 1 <= int(n) <= len(head)]
+        if made.finish == "error" or not named:
+            raise ModelError(made.error or f"the model named no passage: {made.text[:60]!r}")
+        order = list(dict.fromkeys([*(n - 1 for n in named), *range(len(head))]))
+        return [*(head[n] for n in order), *tail]
+
+    return process
+
+
+def reorder(
+    passages: Sequence[Passage], scores: Sequence[float], weight: float = 1.0
+) -> list[Passage]:
+    """Passages by new scores; below `weight` 1 the old order has its share, both scaled to [0, 1].
+
+    Ties keep the old order.
+    """
+    new = _scaled(scores)
+    old = _scaled([p.score for p in passages])
+    mixed = weight * new + (1 - weight) * old
+    order = sorted(range(len(passages)), key=lambda n: (-round(float(mixed[n]), 9), n))
+    return [replace(passages[n], score=float(mixed[n])) for n in order]
+
+
+def _scaled(scores: Sequence[float]) -> Array:
+    values = np.asarray(scores, np.float32)
+    span = float(np.ptp(values)) if len(values) else 0.0
+    scaled: Array = (values - values.min()) / span if span > 0 else np.zeros_like(values)
+    return scaled
