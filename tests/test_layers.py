@@ -26,6 +26,7 @@ FLOORS = {
     "training": 6,
     "provenance": 6.2,
     "contenders": 6.5,
+    "optimize": 6.5,
     "bench": 6.6,
     "pricing": 6.7,
     "experiment": 7,

@@ -147,6 +147,30 @@ def graph(
 
 
 @app.command()
+def optimize(
+    config: ConfigFile,
+    override: Overrides = None,
+    trials: Annotated[int, typer.Option(help="Pipelines to try at most; 0 tries all.")] = 0,
+    minutes: Annotated[float, typer.Option(help="Stop after that many minutes; 0 for never.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Search whole RAG pipelines on the dev questions; says so if the simple one is as good."""
+    from domainlm.experiment import search
+
+    with _bars(as_json) as bars:
+        found = search(_load(config, override), trials=trials, minutes=minutes, progress=bars)
+    if as_json:
+        from domainlm.artifacts import dump_json
+        from domainlm.optimize import Search
+
+        typer.echo(dump_json(Search, found).decode())
+        return
+    from domainlm.display import show_search
+
+    show_search(found)
+
+
+@app.command()
 def ask(
     config: ConfigFile,
     question: Annotated[str, typer.Argument(help="What to ask.")],

@@ -18,6 +18,7 @@ from domainlm.retrieval import Index, IndexDelta, build_index
 from domainlm.schema import (
     Chunk,
     Document,
+    Question,
     QuestionSet,
     RagSpec,
     StageSpec,
@@ -105,19 +106,8 @@ def choose_pipeline(
         if given
         else [(n, RagSpec((), r, (), config.rag.passages)) for n, r in CANDIDATES]
     )
-    usable = [q for q in questions.dev if q.evidence or q.doc_ids]
-    held_out = len(usable) >= 10
-    if not held_out:
-        usable = [q for q in questions.train if q.evidence or q.doc_ids]
+    usable, resources = tuning_ground(config, index, documents, questions, embedder)
     usable = usable[: max(config.evaluation.dev_questions, 40) * 5]
-    resources = Resources(
-        index,
-        documents,
-        embedder,
-        lambda: load_model(config),
-        examples=questions.train,
-        leave_one_out=not held_out,
-    )
     trials = []
     for n, (name, spec) in enumerate(candidates, 1):
         retrieval = Retrieval(spec, resources)
@@ -132,6 +122,33 @@ def choose_pipeline(
     target = next((m for m in _OBJECTIVES if all(m in t.metrics for t in trials)), "")
     # Equal candidates keep their order, simplest first.
     return tuple(sorted(trials, key=lambda t: -t.metrics.get(target, 0.0)))
+
+
+def tuning_ground(
+    config: Config,
+    index: Index,
+    documents: Mapping[str, Document],
+    questions: QuestionSet,
+    embedder: Embedder,
+) -> tuple[list[Question], Resources]:
+    """Questions on which pipelines are compared, and what their stages may use.
+
+    With fewer than ten labelled dev questions the train questions stand in, each without what was
+    learned from it; test is never looked at.
+    """
+    usable = [q for q in questions.dev if q.evidence or q.doc_ids]
+    held_out = len(usable) >= 10
+    if not held_out:
+        usable = [q for q in questions.train if q.evidence or q.doc_ids]
+    resources = Resources(
+        index,
+        documents,
+        embedder,
+        lambda: load_model(config),
+        examples=questions.train,
+        leave_one_out=not held_out,
+    )
+    return usable, resources
 
 
 _OBJECTIVES = ("evidence_recall", "doc_recall")

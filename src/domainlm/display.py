@@ -24,6 +24,7 @@ from rich.text import Text
 from domainlm.doctor import Check
 from domainlm.errors import DataError
 from domainlm.graph.store import Graph
+from domainlm.optimize import Search, as_yaml
 from domainlm.planning import Step
 from domainlm.schema import Answer, ArmSummary, Interval, RunResult
 
@@ -33,6 +34,7 @@ _TITLES = {
     "index": "Indexing",
     "graph": "Drawing the graph",
     "pipeline": "Choosing the pipeline on dev",
+    "search": "Trying pipelines on dev",
     "synthesis": "Writing questions",
     "scores": "Scoring",
     "report": "Writing the report",
@@ -199,6 +201,52 @@ def show_graph(graph: Graph, entity: str) -> None:
     ]
     for other, chunks in sorted(company, key=lambda c: (-len(c[1]), c[0]))[:15]:
         console.print(clean(f"  with {other} ({len(chunks)})"), markup=False, highlight=False)
+
+
+def show_search(found: Search) -> None:
+    """Print what a search of pipelines recommends, what it tried and what each stage buys."""
+    console = Console()
+    table = Table(
+        title=f"{len(found.candidates)} pipelines, {found.n_questions} dev questions about "
+        f"{found.n_documents} documents",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for column in ("pipeline", found.metric, "p95 s", "$/1,000", "p", ""):
+        table.add_column(column, justify="left" if column in ("pipeline", "") else "right")
+    shown = [c for c in found.candidates if c.on_front or c.name == found.chosen]
+    for c in [*shown, *(c for c in found.candidates[:8] if c not in shown)]:
+        table.add_row(
+            f"▶ {c.name}" if c.name == found.chosen else f"  {c.name}",
+            f"{c.quality:.3f}",
+            f"{c.latency_p95_s:.3f}",
+            f"{c.usd_per_1000:.4f}",
+            f"{c.p_value:.2f}",
+            "front" if c.on_front else "",
+            style="bold" if c.name == found.chosen else None,
+        )
+    console.print(table)
+    uplifts = Table(title="What each stage buys", title_justify="left", box=SIMPLE_HEAD)
+    for column in ("stage", "against", f"{found.metric} [95 %]", "+ s", "+ $/1,000", "pairs"):
+        left = column in ("stage", "against")
+        uplifts.add_column(column, justify="left" if left else "right")
+    for u in found.uplifts:
+        d = u.difference
+        bounds = "" if d.low is None or d.high is None else f" [{d.low:+.3f}, {d.high:+.3f}]"
+        uplifts.add_row(
+            u.stage,
+            u.against,
+            f"{d.value:+.3f}{bounds}",
+            f"{u.seconds:+.3f}",
+            f"{u.usd_per_1000:+.4f}",
+            str(u.pairs),
+        )
+    console.print(uplifts)
+    if not found.complete:
+        console.print("Stopped at the time limit; not every question was asked.", style="yellow")
+    console.print(Text(f"Recommended: {found.reason}", style="bold"))
+    console.print(as_yaml(found.spec), markup=False, highlight=False)
 
 
 def show_checks(checks: Sequence[Check]) -> None:

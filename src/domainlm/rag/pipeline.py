@@ -9,13 +9,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from domainlm.fusion import rrf
 from domainlm.models.base import ChatModel, purpose, record_calls
 from domainlm.rag import prompts
 from domainlm.rag.stages import PostProcessor, QueryTransform, Resources, Retriever, build_stage
-from domainlm.rag.trace import record_trace, tracing
-from domainlm.schema import Answer, Call, Passage, Question, RagSpec, Sampling, TraceStep
+from domainlm.rag.trace import Memo, Phase, record_trace, run_stage
+from domainlm.schema import (
+    Answer,
+    Call,
+    Passage,
+    Question,
+    RagSpec,
+    Sampling,
+    StageSpec,
+    TraceStep,
+)
 
 Answerer = Callable[[Sequence[Question]], list[Answer]]
 
@@ -37,14 +47,14 @@ class Retrieval:
     on what it got; the trace says so.
     """
 
-    def __init__(self, spec: RagSpec, resources: Resources) -> None:
-        """Build every stage of `spec`.
+    def __init__(self, spec: RagSpec, resources: Resources, memo: Memo | None = None) -> None:
+        """Build every stage of `spec`; pipelines that share `memo` share what equal stages yield.
 
         Raises:
             ConfigError: a stage or a setting is unknown.
         """
         self.spec = spec
-        self._resources = resources
+        self._resources, self._memo = resources, memo
         self._pre: list[QueryTransform] = [build_stage("pre", s, resources) for s in spec.pre]
         self._retrievers: list[Retriever] = [
             build_stage("retrieve", s, resources) for s in spec.retrieve
@@ -62,31 +72,45 @@ class Retrieval:
 
     def rank(self, question: Question, k: int) -> list[Passage]:
         """The `k` best passages, reranked, before any post-processing."""
+        spec = self.spec
+        depth = max(k, spec.depth) if self._rerank else k
         queries = [question.text]
-        for spec, transform in zip(self.spec.pre, self._pre, strict=True):
-            with tracing("pre", spec.use) as step:
-                queries = transform(queries) or queries
-                step(queries=queries)
-        depth = max(k, self.spec.depth) if self._rerank else k
+        for n, transform in enumerate(self._pre):
+            make, asked = partial(transform, queries), queries
+            written = ("pre", question.text, repr(spec.pre[: n + 1]))
+            queries = run_stage("pre", spec.pre[n].use, make, asked, memo=self._memo, key=written)
         lists = []
-        for spec, retrieve in zip(self.spec.retrieve, self._retrievers, strict=True):
+        for stage, retrieve in zip(spec.retrieve, self._retrievers, strict=True):
             for query in queries:
-                with tracing("retrieve", spec.use) as step:
-                    lists.append(retrieve(query, depth, question.scope))
-                    step(passages=lists[-1])
+                search = partial(retrieve, query, depth, question.scope)
+                key = (query, repr(stage), depth, question.scope)
+                lists.append(run_stage("retrieve", stage.use, search, memo=self._memo, key=key))
         found = lists[0] if len(lists) == 1 else _fuse(lists)[:depth]
-        for spec, process in zip(self.spec.rerank, self._rerank, strict=True):
-            with tracing("rerank", spec.use) as step:
-                found = process(question.text, found)
-                step(passages=found)
-        return found[:k]
+        return self._processed("rerank", question, spec.rerank, self._rerank, found)[:k]
 
     def finish(self, question: Question, passages: list[Passage]) -> list[Passage]:
         """Post-process ranked passages."""
-        for spec, process in zip(self.spec.post, self._post, strict=True):
-            with tracing("post", spec.use) as step:
-                passages = process(question.text, passages)
-                step(passages=passages)
+        return self._processed("post", question, self.spec.post, self._post, passages)
+
+    def _processed(
+        self,
+        phase: Phase,
+        question: Question,
+        specs: Sequence[StageSpec],
+        stages: Sequence[PostProcessor],
+        passages: list[Passage],
+    ) -> list[Passage]:
+        for spec, process in zip(specs, stages, strict=True):
+            given = passages
+            key = (phase, question.text, repr(spec), tuple((p.chunk_id, p.text) for p in given))
+            passages = run_stage(
+                phase,
+                spec.use,
+                partial(process, question.text, given),
+                given,
+                memo=self._memo,
+                key=key,
+            )
         return passages
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import time
-from collections.abc import Iterator, Sequence
-from typing import Literal, Protocol
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any, Literal, TypeVar
 
 from domainlm.errors import ModelError
 from domainlm.schema import Passage, TraceStep
@@ -14,16 +14,12 @@ from domainlm.schema import Passage, TraceStep
 _steps: contextvars.ContextVar[list[TraceStep] | None] = contextvars.ContextVar(
     "steps", default=None
 )
+T = TypeVar("T", str, Passage)
+Phase = Literal["pre", "retrieve", "rerank", "post"]
+Memo = dict[Hashable, tuple[list[Any], TraceStep]]
+"""What stages yielded before, by all that it depends on."""
 _MOST = 50
 """Chunk ids kept per step."""
-
-
-class Note(Protocol):
-    """Called by a stage's runner with what left the stage."""
-
-    def __call__(self, *, queries: Sequence[str] = (), passages: Sequence[Passage] = ()) -> None:
-        """Keep queries or passages for the trace."""
-        ...
 
 
 @contextlib.contextmanager
@@ -37,30 +33,48 @@ def record_trace() -> Iterator[list[TraceStep]]:
         _steps.reset(token)
 
 
-@contextlib.contextmanager
-def tracing(phase: Literal["pre", "retrieve", "rerank", "post"], stage: str) -> Iterator[Note]:
-    """Run one stage: note what it yields, and let a `ModelError` count as "no change".
+def run_stage(
+    phase: Phase,
+    stage: str,
+    make: Callable[[], list[T]],
+    otherwise: list[T] | None = None,
+    *,
+    memo: Memo | None = None,
+    key: Hashable = None,
+) -> list[T]:
+    """Run one stage, enter it in the trace, and let a `ModelError` count as `otherwise`.
 
-    A retriever has nothing to fall back on, so its error goes on to the caller.
+    A retriever has nothing to fall back on (`otherwise` None): its error goes on to the caller.
+    With `memo`, a stage that ran for `key` before is not run again; the trace shows the time that
+    it took then.
     """
+    if memo is not None and key in memo:
+        value, step = memo[key]
+        _enter(step)
+        return list(value)
     started = time.perf_counter()
-    queries: list[str] = []
-    chunks: list[str] = []
-
-    def note(*, queries: Sequence[str] = (), passages: Sequence[Passage] = ()) -> None:
-        add_queries(queries)
-        chunks.extend(p.chunk_id for p in passages[:_MOST])
-
-    add_queries = queries.extend
     fallback = ""
     try:
-        yield note
+        value = make()
     except ModelError as error:
-        if phase == "retrieve":
+        if otherwise is None:
             raise
-        fallback = str(error)
-    finally:
-        steps = _steps.get()
-        if steps is not None:
-            seconds = round(time.perf_counter() - started, 6)
-            steps.append(TraceStep(phase, stage, seconds, tuple(queries), tuple(chunks), fallback))
+        value, fallback = list(otherwise), str(error) or "failed"
+    step = TraceStep(
+        phase,
+        stage,
+        round(time.perf_counter() - started, 6),
+        tuple(v for v in value if isinstance(v, str)),
+        tuple(v.chunk_id for v in value[:_MOST] if isinstance(v, Passage)),
+        fallback,
+    )
+    if memo is not None:
+        memo[key] = value, step
+    _enter(step)
+    return value
+
+
+def _enter(step: TraceStep) -> None:
+    steps = _steps.get()
+    if steps is not None:
+        steps.append(step)
