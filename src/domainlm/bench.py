@@ -207,8 +207,9 @@ class Bench:
             self._progress.update(n, len(chosen))
         return seconds
 
-    def ask(self, name: str, question: Question) -> Answer:
-        """Answer one question with a trained arm."""
+    def ask(self, name: str, question: Question, spec: RagSpec | None = None) -> Answer:
+        """Answer one question with a trained arm, through another pipeline if one is given."""
+        self._spec = spec or self._spec
         adapter = _ADAPTER_OF.get(name, "")  # type: ignore[call-overload]
         model = load_model(self._config, self._adapter_path(adapter))
         return self._arm(name, model).answer([question])[0]  # type: ignore[arg-type]

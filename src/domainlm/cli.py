@@ -119,8 +119,8 @@ def graph(
     as_json: AsJson = False,
 ) -> None:
     """Show, mend or export the knowledge graph of the documents; no model is asked."""
+    from domainlm.actions import graph as do
     from domainlm.display import show_graph
-    from domainlm.experiment import graph as do
     from domainlm.graph.export import write_csv, write_graphml
 
     with _bars(as_json) as bars:
@@ -155,7 +155,7 @@ def optimize(
     as_json: AsJson = False,
 ) -> None:
     """Search whole RAG pipelines on the dev questions; says so if the simple one is as good."""
-    from domainlm.experiment import search
+    from domainlm.actions import search
 
     with _bars(as_json) as bars:
         found = search(_load(config, override), trials=trials, minutes=minutes, progress=bars)
@@ -288,6 +288,39 @@ def show(
         show_question(result, question)
     else:
         show_result(result, None)
+
+
+@app.command()
+def diagnose(
+    config: ConfigFile,
+    question: Annotated[str, typer.Argument(help="A question's id; empty for all.")] = "",
+    arm: Annotated[str, typer.Option(help="Default: the shipped arm, else rag.")] = "",
+    without: Annotated[
+        str, typer.Option(help="Answer QUESTION again with this stage switched off.")
+    ] = "",
+    override: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show where a finished run lost its answers: parsed, chunked, found, ranked, packed, read."""
+    from domainlm.actions import diagnose as do
+    from domainlm.actions import replay
+    from domainlm.display import show_replay, show_waterfall
+
+    settings = _load(config, override)
+    if without:
+        with _bars(as_json) as bars:
+            asked, before, after = replay(settings, question, arm or "rag", without, bars)
+        if as_json:
+            _print_json({"before": asdict(before), "after": asdict(after)})
+        else:
+            show_replay(asked, before, after, without)
+        return
+    with _bars(as_json) as bars:
+        found = do(settings, arm, bars)
+    if as_json:
+        _print_json(asdict(found))
+    else:
+        show_waterfall(found, question)
 
 
 def _load(path: Path, overrides: list[str] | None) -> Any:

@@ -21,12 +21,13 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from domainlm.diagnose import STEPS, UNLABELLED, Waterfall
 from domainlm.doctor import Check
 from domainlm.errors import DataError
 from domainlm.graph.store import Graph
 from domainlm.optimize import Search, as_yaml
 from domainlm.planning import Step
-from domainlm.schema import Answer, ArmSummary, Interval, RunResult
+from domainlm.schema import Answer, ArmSummary, Interval, Question, RunResult
 
 _TITLES = {
     "documents": "Reading documents",
@@ -34,6 +35,7 @@ _TITLES = {
     "index": "Indexing",
     "graph": "Drawing the graph",
     "pipeline": "Choosing the pipeline on dev",
+    "diagnose": "Following the evidence",
     "search": "Trying pipelines on dev",
     "synthesis": "Writing questions",
     "scores": "Scoring",
@@ -247,6 +249,49 @@ def show_search(found: Search) -> None:
         console.print("Stopped at the time limit; not every question was asked.", style="yellow")
     console.print(Text(f"Recommended: {found.reason}", style="bold"))
     console.print(as_yaml(found.spec), markup=False, highlight=False)
+
+
+def show_waterfall(found: Waterfall, question_id: str) -> None:
+    """Print how many answers each step lost, and which.
+
+    Raises:
+        DataError: the arm did not miss that question.
+    """
+    console = Console()
+    meaning = {**dict(STEPS), UNLABELLED: "no evidence or document is labelled"}
+    if question_id:
+        loss = next((loss for loss in found.losses if loss.question_id == question_id), None)
+        if loss is None:
+            raise DataError(
+                f"{found.arm} did not miss {question_id!r}; `domainlm show` has its answer"
+            )
+        console.print(f"lost at {loss.step}: {meaning[loss.step]}", style="bold", markup=False)
+        for step, share in loss.held:
+            console.print(f"  {step:10} holds {share:.0%} of the evidence", highlight=False)
+        return
+    table = Table(
+        title=f"{found.arm}: {found.missed} of {found.asked} answerable questions missed",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+    )
+    for column in ("lost at", "n", "what it means", "questions"):
+        table.add_column(column, justify="right" if column == "n" else "left")
+    for step, count in found.by_step:
+        ids = [loss.question_id for loss in found.losses if loss.step == step]
+        some = ", ".join(ids[:3]) + (", …" if len(ids) > 3 else "")
+        table.add_row(step, str(count), meaning[step], Text(clean(some)))
+    console.print(table)
+
+
+def show_replay(question: Question, before: Answer, after: Answer, stage: str) -> None:
+    """Print an answer as it was and as it is with a stage switched off."""
+    console = Console()
+    console.print(clean(question.text), style="bold", markup=False, highlight=False)
+    console.print(clean(f"expected: {' | '.join(question.references) or '-'}"), markup=False)
+    console.rule("as it was")
+    show_answer(before)
+    console.rule(f"without {stage}")
+    show_answer(after)
 
 
 def show_checks(checks: Sequence[Check]) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from domainlm import __version__, contenders, optimize, pricing, provenance
+from domainlm import __version__, contenders, pricing, provenance
 from domainlm.artifacts import (
     Progress,
     RunDir,
@@ -33,9 +33,7 @@ from domainlm.errors import ConfigError, DataError
 from domainlm.evaluation import cost, roi, summary
 from domainlm.evaluation.tasks import score_answers
 from domainlm.evaluation.verdict import decide
-from domainlm.graph.store import Graph
 from domainlm.models.base import Embedder
-from domainlm.rag.graph import open_graph
 from domainlm.retrieval import Index, IndexDelta
 from domainlm.schema import (
     Adapter,
@@ -52,7 +50,6 @@ from domainlm.schema import (
 from domainlm.training.data import Synthesis
 
 RESULT = "result.json"
-SEARCH = "search.json"
 
 
 @dataclass(frozen=True)
@@ -233,7 +230,7 @@ def ingest(config: Config, progress: Progress | None = None) -> dict[str, Any]:
     """
     progress = progress or Silent()
     with RunDir(config.folder, progress.stage) as folder:
-        documents, quarantined, index, delta = _indexed(config, folder, progress)
+        documents, quarantined, index, delta = indexed(config, folder, progress)
     return {
         "documents": len(documents),
         "chunks": len(index),
@@ -246,66 +243,10 @@ def ingest(config: Config, progress: Progress | None = None) -> dict[str, Any]:
     }
 
 
-def graph(config: Config, progress: Progress | None = None) -> Graph:
-    """The knowledge graph of the documents, brought up to date without a model call.
-
-    Raises:
-        DataError: the documents folder is missing or holds nothing readable.
-    """
-    progress = progress or Silent()
-    with RunDir(config.folder, progress.stage) as folder:
-        _, _, index, _ = _indexed(config, folder, progress)
-        progress.stage("graph", False)
-        return open_graph(index)
-
-
-def search(
-    config: Config, *, trials: int = 0, minutes: float = 0.0, progress: Progress | None = None
-) -> optimize.Search:
-    """Search whole pipelines on the dev questions and keep the outcome as `search.json`.
-
-    Pipelines whose first stage asks the model to write are tried with `budget: full` only.
-
-    Raises:
-        DataError: documents or questions cannot be used, or no question is labelled.
-    """
-    progress = progress or Silent()
-    prices = cost.load_prices(config.cost.prices)
-    machine = pricing.machine(config, prices)
-    hosted = pricing.model_price(config, prices)
-    with RunDir(config.folder, progress.stage) as folder:
-        documents, _, index, _ = _indexed(config, folder, progress)
-        split_key = digest(
-            provenance.folder_digest(config.documents),
-            __version__,
-            provenance.file_digest(config.questions),
-            config.split,
-        )
-        questions: QuestionSet = folder.stage(
-            "questions", split_key, QuestionSet, lambda: read_questions(config, documents)
-        )
-        by_id = {d.id: d for d in documents}
-        asked, resources = contenders.tuning_ground(config, index, by_id, questions, index.embedder)
-        progress.stage("search", False)
-        found = optimize.search(
-            optimize.space(config.rag.passages, writers=config.budget == "full", limit=trials),
-            asked,
-            resources,
-            optimize.Prices(
-                usd_per_second=0.0 if hosted else cost.machine_cost(1.0, prices, machine),
-                seconds_per_token=0.0 if hosted else optimize.SECONDS_PER_TOKEN,
-                usd_per_token=cost.token_cost(1_000_000, 0, hosted) / 1e6 if hosted else 0.0,
-            ),
-            minutes=minutes,
-            progress=progress,
-        )
-        write_atomic(config.folder / SEARCH, dump_json(optimize.Search, found))
-        return found
-
-
-def _indexed(
+def indexed(
     config: Config, folder: RunDir, progress: Progress
 ) -> tuple[tuple[Document, ...], tuple[Quarantined, ...], Index, IndexDelta]:
+    """Documents, what was set aside, their index and what building it changed."""
     provenance.refuse_mixed_folders(config)
     key = digest(provenance.folder_digest(config.documents), __version__)
     documents, quarantined = read_corpus(config, folder, key, progress)

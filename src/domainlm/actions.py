@@ -1,0 +1,132 @@
+"""What else a person does with a domain: see its graph, search pipelines, trace lost answers."""
+
+from __future__ import annotations
+
+from domainlm import __version__, contenders, optimize, pricing, provenance
+from domainlm.artifacts import Progress, RunDir, Silent, digest, dump_json, write_atomic
+from domainlm.config import Config
+from domainlm.diagnose import Waterfall, waterfall, without
+from domainlm.errors import DataError
+from domainlm.evaluation import cost
+from domainlm.experiment import indexed, load_result, prepare, read_questions, tune
+from domainlm.graph.store import Graph
+from domainlm.rag.graph import open_graph
+from domainlm.rag.stages import Resources
+from domainlm.schema import Answer, Question, QuestionSet
+
+SEARCH = "search.json"
+
+
+def graph(config: Config, progress: Progress | None = None) -> Graph:
+    """The knowledge graph of the documents, brought up to date without a model call.
+
+    Raises:
+        DataError: the documents folder is missing or holds nothing readable.
+    """
+    progress = progress or Silent()
+    with RunDir(config.folder, progress.stage) as folder:
+        _, _, index, _ = indexed(config, folder, progress)
+        progress.stage("graph", False)
+        return open_graph(index)
+
+
+def search(
+    config: Config, *, trials: int = 0, minutes: float = 0.0, progress: Progress | None = None
+) -> optimize.Search:
+    """Search whole pipelines on the dev questions and keep the outcome as `search.json`.
+
+    Pipelines whose first stage asks the model to write are tried with `budget: full` only.
+
+    Raises:
+        DataError: documents or questions cannot be used, or no question is labelled.
+    """
+    progress = progress or Silent()
+    prices = cost.load_prices(config.cost.prices)
+    machine = pricing.machine(config, prices)
+    hosted = pricing.model_price(config, prices)
+    with RunDir(config.folder, progress.stage) as folder:
+        documents, _, index, _ = indexed(config, folder, progress)
+        split_key = digest(
+            provenance.folder_digest(config.documents),
+            __version__,
+            provenance.file_digest(config.questions),
+            config.split,
+        )
+        questions: QuestionSet = folder.stage(
+            "questions", split_key, QuestionSet, lambda: read_questions(config, documents)
+        )
+        by_id = {d.id: d for d in documents}
+        asked, resources = contenders.tuning_ground(config, index, by_id, questions, index.embedder)
+        progress.stage("search", False)
+        found = optimize.search(
+            optimize.space(config.rag.passages, writers=config.budget == "full", limit=trials),
+            asked,
+            resources,
+            optimize.Prices(
+                usd_per_second=0.0 if hosted else cost.machine_cost(1.0, prices, machine),
+                seconds_per_token=0.0 if hosted else optimize.SECONDS_PER_TOKEN,
+                usd_per_token=cost.token_cost(1_000_000, 0, hosted) / 1e6 if hosted else 0.0,
+            ),
+            minutes=minutes,
+            progress=progress,
+        )
+        write_atomic(config.folder / SEARCH, dump_json(optimize.Search, found))
+        return found
+
+
+def diagnose(config: Config, arm: str = "", progress: Progress | None = None) -> Waterfall:
+    """Where a finished run's arm (default: the shipped one, else `rag`) lost its answers.
+
+    Raises:
+        DataError: there is no finished run.
+        ConfigError: the arm answers without passages.
+    """
+    progress = progress or Silent()
+    result = load_result(config.folder)
+    with RunDir(config.folder, progress.stage) as folder:
+        ground = prepare(config, folder, progress)
+        if not arm:
+            retrieves = {a.arm for a in result.answers if a.passages}
+            arm = result.verdict.ship if result.verdict.ship in retrieves else "rag"
+        progress.stage("diagnose", False)
+        resources = Resources(
+            ground.index,
+            ground.by_id,
+            ground.embedder,
+            lambda: contenders.load_model(config),
+            examples=ground.questions.train,
+        )
+        return waterfall(
+            arm,
+            result.questions,
+            result.answers,
+            result.scores,
+            result.rag,
+            resources,
+            progress,
+        )
+
+
+def replay(
+    config: Config, question_id: str, arm: str, stage: str, progress: Progress | None = None
+) -> tuple[Question, Answer, Answer]:
+    """A finished run's question, its answer, and a new one with a stage switched off.
+
+    Raises:
+        DataError: the run has no such question or answer.
+        ConfigError: the pipeline has no such stage.
+    """
+    progress = progress or Silent()
+    result = load_result(config.folder)
+    question = next((q for q in result.questions if q.id == question_id), None)
+    before = next(
+        (a for a in result.answers if a.question_id == question_id and a.arm == arm), None
+    )
+    if question is None or before is None:
+        raise DataError(
+            f"this run has no answer of {arm!r} to {question_id!r}; `domainlm show` lists both"
+        )
+    spec = without(result.rag, stage)
+    with RunDir(config.folder, progress.stage) as folder:
+        bench, _, _ = tune(config, folder, prepare(config, folder, progress), progress)
+        return question, before, bench.ask(arm, question, spec)
