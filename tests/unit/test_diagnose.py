@@ -66,7 +66,7 @@ KEY = "The key of site3 hangs behind the door."
     ("text", "evidence", "step"),
     [
         ("Where is the key of site3?", ("Nobody ever wrote this sentence anywhere.",), "parsed"),
-        ("Where is the key?", ("site3 lies north.\n\nThe key of",), "chunked"),
+        ("Where is the key?", ("site3 lies north.\n\nThe key of site3",), "chunked"),
         ("zebra giraffe", (KEY,), "first 100"),
         ("Do birds sing at site3?", (KEY,), "ranked"),
         ("Where does the key of site3 hang?", (KEY,), "read"),
