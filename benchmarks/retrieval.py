@@ -55,10 +55,8 @@ def judged(folder: Path, documents: Sequence[str]) -> list[sets.Asked]:
     known, grades = set(documents), dict[str, dict[str, float]]()
     with (folder / "qrels.tsv").open(encoding="utf-8") as lines:
         for row in csv.reader(lines, delimiter="\t"):
-            cells = [row[0], *row[-2:]] if len(row) > 3 else row
-            if len(cells) >= 3 and cells[2].lstrip("-").isdigit() and int(cells[2]) > 0:
-                if cells[1] in known:
-                    grades.setdefault(cells[0], {})[cells[1]] = float(cells[2])
+            if len(row) >= 3 and row[1] in known and row[2].isdigit() and int(row[2]) > 0:
+                grades.setdefault(row[0], {})[row[1]] = float(row[2])
     asked = []
     for row in sets.rows(folder / "queries.jsonl"):
         query_id = str(row.get("_id", row.get("id")))
