@@ -172,6 +172,11 @@ def show_answer(answer: Answer) -> None:
     for n, p in enumerate(answer.passages, 1):
         where = clean(f"{p.doc_id} {p.anchor} [{p.start}:{p.end}]")
         console.print(f"  [{n}] {where}", style="dim", markup=False, highlight=False)
+    for c in answer.citations:
+        said = clean(answer.text[c.start : c.end])
+        source = f"{c.doc_id} [{c.source_start}:{c.source_end}]" if c.doc_id else "no support found"
+        line = clean(f"  “{said}” ← {source}")
+        console.print(line, style="dim" if c.doc_id else "yellow", markup=False, highlight=False)
 
 
 def show_graph(graph: Graph, entity: str) -> None:

@@ -310,6 +310,20 @@ class TraceStep:
 
 
 @dataclass(frozen=True, slots=True)
+class Citation:
+    """A sentence of an answer, `answer[start:end]`, and the verbatim span of a document that
+    supports it: `support` is the share of its words found there. Without one, `doc_id` is empty.
+    """
+
+    start: int
+    end: int
+    doc_id: str = ""
+    source_start: int = 0
+    source_end: int = 0
+    support: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What one arm answered, with the evidence, the exact prompt and every call it caused."""
 
@@ -325,6 +339,7 @@ class Answer:
     failed: bool = False
     error: str = ""
     trace: tuple[TraceStep, ...] = ()
+    citations: tuple[Citation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

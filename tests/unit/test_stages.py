@@ -251,3 +251,54 @@ def test_the_embedded_model_is_less_surprised_by_the_expected() -> None:
     assert likely < odd and alone > 0 and nothing == 0
     # Batching and padding change nothing beyond rounding.
     assert model.surprise(pairs[:1])[0] == pytest.approx(likely, abs=0.1)  # type: ignore[attr-defined]
+
+
+# --- several steps, and filters ---
+
+
+def test_hops_reach_what_the_question_does_not_name(tmp_path: Path) -> None:
+    texts = {
+        "film.txt": "The film Night Train was directed by Olga Nagy.",
+        "person.txt": "Olga Nagy was born in Szeged.",
+        **{f"o{n}.txt": f"The film number {n} had no director at all." for n in range(8)},
+    }
+    documents = [Document(n, n, n, t, "text/plain", n) for n, t in texts.items()]
+    embedder = FakeEmbedder()
+    index = build_index(
+        tmp_path / "index",
+        documents,
+        lambda d: chunk_document(d, tokens=60),
+        embedder,
+        store="memory",
+    )
+    resources = Resources(index, {d.id: d for d in documents}, embedder)
+    question = Question("q", "Who directed the film Night Train?")
+    one = Retrieval(RagSpec(passages=4), resources)(question)
+    two = Retrieval(RagSpec(retrieve=(StageSpec("hops"),), passages=4), resources)(question)
+    assert "person.txt" not in {p.doc_id for p in one}
+    assert two[0].doc_id == "film.txt" and "person.txt" in {p.doc_id for p in two}
+
+
+@pytest.mark.parametrize("written", ["river January", "ENOUGH", ""])
+def test_iterate_follows_the_model_or_stops(tmp_path: Path, written: str) -> None:
+    model = FakeModel({"": written})
+    resources = resources_with(tmp_path, model)
+    spec = RagSpec(retrieve=(StageSpec("iterate"),), passages=3)
+    found = Retrieval(spec, resources)(Question("q", "When does the valve close?"))
+    assert {p.doc_id for p in found} & {"valve.txt", "copy.txt"}
+    # A second round would only repeat the query.
+    assert len(model.chats) == (2 if written == "river January" else 1)
+    assert ("river.txt" in {p.doc_id for p in found[:3]}) or written != "river January"
+
+
+def test_a_named_document_is_searched_alone(tmp_path: Path) -> None:
+    resources = resources_with(tmp_path)
+    spec = RagSpec(retrieve=(StageSpec("named"),), passages=4)
+    retrieval = Retrieval(spec, resources)
+    assert {p.doc_id for p in retrieval(Question("q", "Is the pump made of brass?"))} == {
+        "pump.txt"
+    }
+    assert len({p.doc_id for p in retrieval(Question("q", "What rests?"))}) > 1
+    # A scope given from outside is never widened.
+    scoped = Question("q", "Is the pump made of brass?", scope=("river.txt",))
+    assert {p.doc_id for p in retrieval(scoped)} == {"river.txt"}

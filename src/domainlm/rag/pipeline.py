@@ -14,6 +14,7 @@ from functools import partial
 from domainlm.fusion import rrf
 from domainlm.models.base import ChatModel, purpose, record_calls
 from domainlm.rag import prompts
+from domainlm.rag.citations import cite
 from domainlm.rag.stages import PostProcessor, QueryTransform, Resources, Retriever, build_stage
 from domainlm.rag.trace import Memo, Phase, record_trace, run_stage
 from domainlm.schema import (
@@ -182,6 +183,7 @@ def _generate(
                 failed=made.finish == "error",
                 error=made.error,
                 trace=steps,
+                citations=cite(made.text.strip(), passages[i]),
             )
         )
     return answers

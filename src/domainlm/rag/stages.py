@@ -74,6 +74,9 @@ STAGES: dict[Phase, dict[str, str]] = {
         "hybrid": "domainlm.rag.retrieve:hybrid",
         "rocchio": "domainlm.rag.rocchio:rocchio",
         "graph": "domainlm.rag.graph:graph",
+        "hops": "domainlm.rag.hops:hops",
+        "iterate": "domainlm.rag.hops:iterate",
+        "named": "domainlm.rag.filters:named",
     },
     "post": {
         "document_order": "domainlm.rag.post:document_order",
