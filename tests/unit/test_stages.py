@@ -260,7 +260,7 @@ def test_hops_reach_what_the_question_does_not_name(tmp_path: Path) -> None:
     texts = {
         "film.txt": "The film Night Train was directed by Olga Nagy.",
         "person.txt": "Olga Nagy was born in Szeged.",
-        **{f"o{n}.txt": f"The film number {n} had no director at all." for n in range(8)},
+        **{f"o{n}.txt": f"The film number {n} had no director at all." for n in range(60)},
     }
     documents = [Document(n, n, n, t, "text/plain", n) for n, t in texts.items()]
     embedder = FakeEmbedder()
@@ -289,6 +289,28 @@ def test_iterate_follows_the_model_or_stops(tmp_path: Path, written: str) -> Non
     # A second round would only repeat the query.
     assert len(model.chats) == (2 if written == "river January" else 1)
     assert ("river.txt" in {p.doc_id for p in found[:3]}) or written != "river January"
+
+
+def test_a_dead_embedder_leaves_full_text(tmp_path: Path) -> None:
+    resources = resources_with(tmp_path)
+
+    class Dead(FakeEmbedder):
+        def embed(self, texts, kind):  # noqa: ANN001, ANN202
+            raise ModelError("the server is down")
+
+    resources.index.embedder = Dead()
+    arm = with_retrieval("rag", FakeModel({"": "x"}), Sampling(), Retrieval(RagSpec(), resources))
+    answer = arm.answer([Question("q", "When does the river freeze?")])[0]
+    assert answer.passages[0].doc_id == "river.txt"
+    assert [(s.stage, s.fallback) for s in answer.trace] == [("hybrid", "the server is down")]
+
+
+def test_iterate_notes_a_dead_model(tmp_path: Path) -> None:
+    resources = resources_with(tmp_path, FakeModel({"": "x"}, fail="valve"))
+    spec = RagSpec(retrieve=(StageSpec("iterate"),), passages=2)
+    arm = with_retrieval("rag", FakeModel({"": "x"}), Sampling(), Retrieval(spec, resources))
+    answer = arm.answer([Question("q", "When does the valve close?")])[0]
+    assert answer.passages and "scripted failure" in answer.trace[0].fallback
 
 
 def test_a_named_document_is_searched_alone(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ from domainlm.errors import ModelError
 from domainlm.fusion import rrf
 from domainlm.graph.entities import mentions
 from domainlm.rag.stages import Resources, Retriever
+from domainlm.rag.trace import degrade
 from domainlm.schema import Message, Passage, Sampling
+from domainlm.stores import Hit
 
 _ENOUGH = "ENOUGH"
 
@@ -22,9 +24,10 @@ def hops(
     read: int = 3,
     weight: float = 0.5,
 ) -> Retriever:
-    """Iterative retrieval without a model: the question is asked again with each of the `names`
-    entities that the `read` best passages mention and the question does not; all lists are fused
-    by RRF, the plain one first (the loop of IRCoT, 2212.10509, with entities for thoughts).
+    """Iterative retrieval without a model (the loop of IRCoT, 2212.10509, with entities for
+    thoughts): each of the `names` entities that the `read` best passages mention, and the question
+    does not, is searched for; the lists take turns, the plain one first, since a sum of ranks would
+    bury what only one of them finds.
     """
     index = resources.index
 
@@ -33,7 +36,7 @@ def hops(
         lists = [index.hybrid(query, depth, weight=weight, scope=scope)]
         used = {m.entity for m in mentions(query)}
         for _ in range(rounds):
-            best = index.passages(rrf(lists)[:read], resources.documents)
+            best = index.passages(_in_turn(lists)[:read], resources.documents)
             found = Counter[str]()
             for passage in best:
                 # Once per passage: a long one must not outvote the others.
@@ -41,10 +44,25 @@ def hops(
             fresh = sorted((n for n in found if n not in used), key=lambda n: (-found[n], n))
             for name in fresh[:names]:
                 used.add(name)
-                lists.append(index.hybrid(f"{query} {name}", depth, weight=weight, scope=scope))
-        return index.passages(rrf(lists)[:depth], resources.documents)[:k]
+                lists.append(index.hybrid(name, depth, weight=weight, scope=scope))
+        return index.passages(_in_turn(lists)[:depth], resources.documents)[:k]
 
     return retrieve
+
+
+def _in_turn(lists: Sequence[Sequence[Hit]]) -> list[Hit]:
+    """The first unseen hit of each list, then the next of each; scores fall with the place."""
+    order: dict[str, None] = {}
+    queues = [iter(hits) for hits in lists]
+    while queues:
+        left = []
+        for queue in queues:
+            hit = next((h for h in queue if h.id not in order), None)
+            if hit is not None:
+                order[hit.id] = None
+                left.append(queue)
+        queues = left
+    return [Hit(chunk_id, 1.0 / place) for place, chunk_id in enumerate(order, 1)]
 
 
 def iterate(
@@ -74,8 +92,11 @@ def iterate(
             chat = (Message("system", task), Message("user", f"{shown}\n\nQuestion: {query}"))
             try:
                 made = resources.model().generate([chat], Sampling(max_tokens=32))[0]
-            except ModelError:
+            except ModelError as error:
+                degrade(str(error))
                 break
+            if made.finish == "error":
+                degrade(made.error)
             following = " ".join(made.text.split())[:200]
             stop = made.finish == "error" or not following or _ENOUGH in following
             if stop or following in asked:

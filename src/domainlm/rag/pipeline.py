@@ -6,11 +6,13 @@ model calls of an answer, retrieval included, are in its `calls`.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from domainlm.errors import ModelError
 from domainlm.fusion import rrf
 from domainlm.models.base import ChatModel, purpose, record_calls
 from domainlm.rag import prompts
@@ -45,7 +47,7 @@ class Retrieval:
     candidates, post-processors of the best.
 
     A stage that fails (`ModelError`: a model is down, or a small one's words make no sense) passes
-    on what it got; the trace says so.
+    on what it got, and full text stands in for a retriever; the trace says so.
     """
 
     def __init__(self, spec: RagSpec, resources: Resources, memo: Memo | None = None) -> None:
@@ -60,12 +62,15 @@ class Retrieval:
         self._retrievers: list[Retriever] = [
             build_stage("retrieve", s, resources) for s in spec.retrieve
         ]
+        self._full_text: Retriever = build_stage("retrieve", StageSpec("bm25"), resources)
         self._rerank: list[PostProcessor] = [build_stage("post", s, resources) for s in spec.rerank]
         self._post: list[PostProcessor] = [build_stage("post", s, resources) for s in spec.post]
 
     def prepare(self, questions: Sequence[Question]) -> None:
         """Embed the questions in one batch, so that single lookups hit the cache."""
-        self._resources.index.embed_queries([q.text for q in questions])
+        # An embedder that is down shows in each answer's trace.
+        with contextlib.suppress(ModelError):
+            self._resources.index.embed_queries([q.text for q in questions])
 
     def __call__(self, question: Question, k: int | None = None) -> list[Passage]:
         """The `k` best passages (default: as many as the prompt takes)."""
@@ -77,15 +82,29 @@ class Retrieval:
         depth = max(k, spec.depth) if self._rerank else k
         queries = [question.text]
         for n, transform in enumerate(self._pre):
-            make, asked = partial(transform, queries), queries
             written = ("pre", question.text, repr(spec.pre[: n + 1]))
-            queries = run_stage("pre", spec.pre[n].use, make, asked, memo=self._memo, key=written)
+            queries = run_stage(
+                "pre",
+                spec.pre[n].use,
+                partial(transform, queries),
+                partial(list, queries),
+                memo=self._memo,
+                key=written,
+            )
         lists = []
         for stage, retrieve in zip(spec.retrieve, self._retrievers, strict=True):
             for query in queries:
-                search = partial(retrieve, query, depth, question.scope)
-                key = (query, repr(stage), depth, question.scope)
-                lists.append(run_stage("retrieve", stage.use, search, memo=self._memo, key=key))
+                asked = query, depth, question.scope
+                lists.append(
+                    run_stage(
+                        "retrieve",
+                        stage.use,
+                        partial(retrieve, *asked),
+                        partial(self._full_text, *asked),
+                        memo=self._memo,
+                        key=(repr(stage), *asked),
+                    )
+                )
         found = lists[0] if len(lists) == 1 else _fuse(lists)[:depth]
         return self._processed("rerank", question, spec.rerank, self._rerank, found)[:k]
 
@@ -108,7 +127,7 @@ class Retrieval:
                 phase,
                 spec.use,
                 partial(process, question.text, given),
-                given,
+                partial(list, given),
                 memo=self._memo,
                 key=key,
             )

@@ -14,6 +14,7 @@ from domainlm.schema import Passage, TraceStep
 _steps: contextvars.ContextVar[list[TraceStep] | None] = contextvars.ContextVar(
     "steps", default=None
 )
+_reasons: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar("reasons", default=None)
 T = TypeVar("T", str, Passage)
 Phase = Literal["pre", "retrieve", "rerank", "post"]
 Memo = dict[Hashable, tuple[list[Any], TraceStep]]
@@ -37,14 +38,13 @@ def run_stage(
     phase: Phase,
     stage: str,
     make: Callable[[], list[T]],
-    otherwise: list[T] | None = None,
+    otherwise: Callable[[], list[T]],
     *,
     memo: Memo | None = None,
     key: Hashable = None,
 ) -> list[T]:
-    """Run one stage, enter it in the trace, and let a `ModelError` count as `otherwise`.
+    """Run one stage and enter it in the trace; a `ModelError` gives way to `otherwise`.
 
-    A retriever has nothing to fall back on (`otherwise` None): its error goes on to the caller.
     With `memo`, a stage that ran for `key` before is not run again; the trace shows the time that
     it took then.
     """
@@ -53,25 +53,35 @@ def run_stage(
         _enter(step)
         return list(value)
     started = time.perf_counter()
-    fallback = ""
+    reasons: list[str] = []
+    token = _reasons.set(reasons)
     try:
         value = make()
     except ModelError as error:
-        if otherwise is None:
-            raise
-        value, fallback = list(otherwise), str(error) or "failed"
+        reasons.append(str(error) or "failed")
+        value = otherwise()
+    finally:
+        _reasons.reset(token)
+    mixed: list[Any] = list(value)
     step = TraceStep(
         phase,
         stage,
         round(time.perf_counter() - started, 6),
-        tuple(v for v in value if isinstance(v, str)),
-        tuple(v.chunk_id for v in value[:_MOST] if isinstance(v, Passage)),
-        fallback,
+        tuple(v for v in mixed if isinstance(v, str)),
+        tuple(v.chunk_id for v in mixed[:_MOST] if isinstance(v, Passage)),
+        "; ".join(reasons),
     )
     if memo is not None:
         memo[key] = value, step
     _enter(step)
     return value
+
+
+def degrade(reason: str) -> None:
+    """Enter in the trace that the running stage went on without something; for the stage itself."""
+    reasons = _reasons.get()
+    if reasons is not None:
+        reasons.append(reason)
 
 
 def _enter(step: TraceStep) -> None:
