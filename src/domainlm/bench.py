@@ -15,6 +15,7 @@ from domainlm.evaluation import roi
 from domainlm.memory import PeakMemory, release
 from domainlm.models.base import ChatModel, Embedder
 from domainlm.rag.pipeline import Arm, Retrieval, closed_book, with_retrieval
+from domainlm.rag.reading import with_documents
 from domainlm.rag.stages import Resources
 from domainlm.retrieval import Index
 from domainlm.schema import (
@@ -193,6 +194,8 @@ class Bench:
             return closed_book(name, model, sampling)
         retrieval = Retrieval(self._spec, self._resources)
         retrieval.prepare(self.asked)
+        if self._spec.reader == "per_document":
+            return with_documents(name, model, sampling, retrieval, self._documents)
         return with_retrieval(name, model, sampling, retrieval)
 
     def _probe(self, name: ArmName, arm: Arm, model: ChatModel) -> list[float]:

@@ -69,10 +69,12 @@ class RagConfig(Section):
     post: tuple[StageConfig, ...] = ()
     passages: int = Field(3, ge=1, le=50)
     depth: int = Field(30, ge=1, le=1000)
+    reader: Literal["together", "per_document"] = "together"
 
     def spec(self) -> RagSpec | None:
         """The pipeline named in the configuration; None lets the dev questions choose."""
         if not (self.pre or self.retrieve or self.rerank or self.post):
+            # A reader alone leaves the choice of the retriever to the dev questions.
             return None
         return RagSpec(
             tuple(s.spec() for s in self.pre),
@@ -81,6 +83,7 @@ class RagConfig(Section):
             self.passages,
             tuple(s.spec() for s in self.rerank),
             self.depth,
+            self.reader,
         )
 
 

@@ -104,7 +104,10 @@ def choose_pipeline(
     candidates = (
         [("as configured", given)]
         if given
-        else [(n, RagSpec((), r, (), config.rag.passages)) for n, r in CANDIDATES]
+        else [
+            (n, RagSpec((), r, (), config.rag.passages, reader=config.rag.reader))
+            for n, r in CANDIDATES
+        ]
     )
     usable, resources = tuning_ground(config, index, documents, questions, embedder)
     usable = usable[: max(config.evaluation.dev_questions, 40) * 5]

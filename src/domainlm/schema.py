@@ -233,6 +233,7 @@ class RagSpec:
     passages: int = 3
     rerank: tuple[StageSpec, ...] = ()
     depth: int = 30
+    reader: Literal["together", "per_document"] = "together"
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +299,7 @@ class TraceStep:
     left it, its seconds, and, where it failed, why: it then passed on what it got.
     """
 
-    phase: Literal["pre", "retrieve", "rerank", "post"]
+    phase: Literal["pre", "retrieve", "rerank", "post", "read"]
     stage: str
     seconds: float
     queries: tuple[str, ...] = ()

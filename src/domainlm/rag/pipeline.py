@@ -30,6 +30,8 @@ from domainlm.schema import (
     TraceStep,
 )
 
+Retrieved = tuple[float, list[Call], tuple[TraceStep, ...]]
+"""Seconds, model calls and trace of a retrieval."""
 Answerer = Callable[[Sequence[Question]], list[Answer]]
 
 
@@ -143,7 +145,7 @@ def closed_book(name: str, model: ChatModel, sampling: Sampling) -> Arm:
     """An arm that answers from the model's weights alone."""
 
     def answer(questions: Sequence[Question]) -> list[Answer]:
-        return _generate(name, model, sampling, questions, [[] for _ in questions], None)
+        return generate(name, model, sampling, questions, [[] for _ in questions], None)
 
     return Arm(name, answer, retrieves=False)
 
@@ -152,25 +154,34 @@ def with_retrieval(name: str, model: ChatModel, sampling: Sampling, retrieval: R
     """An arm that answers from retrieved passages."""
 
     def answer(questions: Sequence[Question]) -> list[Answer]:
-        found, timed = [], []
-        for question in questions:
-            started = time.perf_counter()
-            with record_calls() as calls, purpose("retrieve"), record_trace() as steps:
-                found.append(retrieval(question))
-            timed.append((time.perf_counter() - started, list(calls), tuple(steps)))
-        return _generate(name, model, sampling, questions, found, timed)
+        found, timed = retrieve_all(retrieval, questions)
+        return generate(name, model, sampling, questions, found, timed)
 
     return Arm(name, answer, retrieves=True)
 
 
-def _generate(
+def retrieve_all(
+    retrieval: Retrieval, questions: Sequence[Question]
+) -> tuple[list[list[Passage]], list[Retrieved]]:
+    """Each question's passages, and what finding them took."""
+    found, timed = [], []
+    for question in questions:
+        started = time.perf_counter()
+        with record_calls() as calls, purpose("retrieve"), record_trace() as steps:
+            found.append(retrieval(question))
+        timed.append((time.perf_counter() - started, list(calls), tuple(steps)))
+    return found, timed
+
+
+def generate(
     name: str,
     model: ChatModel,
     sampling: Sampling,
     questions: Sequence[Question],
     passages: Sequence[Sequence[Passage]],
-    retrieved: Sequence[tuple[float, list[Call], tuple[TraceStep, ...]]] | None,
+    retrieved: Sequence[Retrieved] | None,
 ) -> list[Answer]:
+    """Ask the model, and put answers together with what retrieval took (None: closed book)."""
     chats = [
         prompts.closed_book(q) if retrieved is None else prompts.with_passages(q, found)
         for q, found in zip(questions, passages, strict=True)

@@ -16,7 +16,7 @@ _steps: contextvars.ContextVar[list[TraceStep] | None] = contextvars.ContextVar(
 )
 _reasons: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar("reasons", default=None)
 T = TypeVar("T", str, Passage)
-Phase = Literal["pre", "retrieve", "rerank", "post"]
+Phase = Literal["pre", "retrieve", "rerank", "post", "read"]
 Memo = dict[Hashable, tuple[list[Any], TraceStep]]
 """What stages yielded before, by all that it depends on."""
 _MOST = 50
