@@ -6,13 +6,14 @@ from domainlm import __version__, contenders, optimize, pricing, provenance
 from domainlm.artifacts import Progress, RunDir, Silent, digest, dump_json, write_atomic
 from domainlm.config import Config
 from domainlm.diagnose import Waterfall, waterfall, without
-from domainlm.errors import DataError
+from domainlm.errors import ConfigError, DataError
 from domainlm.evaluation import cost
 from domainlm.experiment import indexed, load_result, prepare, read_questions, tune
 from domainlm.graph.store import Graph
 from domainlm.rag.graph import open_graph
+from domainlm.rag.rerank import TokenEmbedder
 from domainlm.rag.stages import Resources
-from domainlm.schema import Answer, Question, QuestionSet
+from domainlm.schema import Answer, Question, QuestionSet, RunResult
 
 SEARCH = "search.json"
 
@@ -46,12 +47,8 @@ def search(
     hosted = pricing.model_price(config, prices)
     with RunDir(config.folder, progress.stage) as folder:
         documents, _, index, _ = indexed(config, folder, progress)
-        split_key = digest(
-            provenance.folder_digest(config.documents),
-            __version__,
-            provenance.file_digest(config.questions),
-            config.split,
-        )
+        corpus_key = digest(provenance.folder_digest(config.documents), __version__)
+        split_key = digest(corpus_key, provenance.file_digest(config.questions), config.split)
         questions: QuestionSet = folder.stage(
             "questions", split_key, QuestionSet, lambda: read_questions(config, documents)
         )
@@ -59,13 +56,19 @@ def search(
         asked, resources = contenders.tuning_ground(config, index, by_id, questions, index.embedder)
         progress.stage("search", False)
         found = optimize.search(
-            optimize.space(config.rag.passages, writers=config.budget == "full", limit=trials),
+            optimize.space(
+                config.rag.passages,
+                writers=config.budget == "full",
+                token_vectors=isinstance(index.embedder, TokenEmbedder),
+                limit=trials,
+            ),
             asked,
             resources,
             optimize.Prices(
                 usd_per_second=0.0 if hosted else cost.machine_cost(1.0, prices, machine),
                 seconds_per_token=0.0 if hosted else optimize.SECONDS_PER_TOKEN,
                 usd_per_token=cost.token_cost(1_000_000, 0, hosted) / 1e6 if hosted else 0.0,
+                usd_per_token_out=cost.token_cost(0, 1_000_000, hosted) / 1e6 if hosted else 0.0,
             ),
             minutes=minutes,
             progress=progress,
@@ -85,9 +88,6 @@ def diagnose(config: Config, arm: str = "", progress: Progress | None = None) ->
     result = load_result(config.folder)
     with RunDir(config.folder, progress.stage) as folder:
         ground = prepare(config, folder, progress)
-        if not arm:
-            retrieves = {a.arm for a in result.answers if a.passages}
-            arm = result.verdict.ship if result.verdict.ship in retrieves else "rag"
         progress.stage("diagnose", False)
         resources = Resources(
             ground.index,
@@ -97,7 +97,7 @@ def diagnose(config: Config, arm: str = "", progress: Progress | None = None) ->
             examples=ground.questions.train,
         )
         return waterfall(
-            arm,
+            arm or _reading_arm(result),
             result.questions,
             result.answers,
             result.scores,
@@ -114,19 +114,28 @@ def replay(
 
     Raises:
         DataError: the run has no such question or answer.
-        ConfigError: the pipeline has no such stage.
+        ConfigError: the pipeline has no such stage, or the arm no pipeline.
     """
     progress = progress or Silent()
     result = load_result(config.folder)
+    arm = arm or _reading_arm(result)
+    if arm in ("base", "tuned"):
+        raise ConfigError(f"arm {arm!r} answers without a pipeline; choose one that retrieves")
     question = next((q for q in result.questions if q.id == question_id), None)
     before = next(
         (a for a in result.answers if a.question_id == question_id and a.arm == arm), None
     )
     if question is None or before is None:
         raise DataError(
-            f"this run has no answer of {arm!r} to {question_id!r}; `domainlm show` lists both"
+            f"this run has no answer of {arm!r} to {question_id!r}; the report lists questions"
         )
     spec = without(result.rag, stage)
     with RunDir(config.folder, progress.stage) as folder:
         bench, _, _ = tune(config, folder, prepare(config, folder, progress), progress)
         return question, before, bench.ask(arm, question, spec)
+
+
+def _reading_arm(result: RunResult) -> str:
+    """The shipped arm if it retrieves, else `rag`."""
+    retrieves = {a.arm for a in result.answers if a.passages}
+    return result.verdict.ship if result.verdict.ship in retrieves else "rag"

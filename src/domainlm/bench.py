@@ -56,7 +56,12 @@ class Bench:
         self._adapters: dict[str, Adapter] = {}
         self.row_counts: dict[str, int] = {}
         self._resources = Resources(
-            index, documents, embedder, lambda: load_model(config), examples=questions.train
+            index,
+            documents,
+            embedder,
+            lambda: load_model(config),
+            examples=questions.train,
+            allow_download=config.allow_download,
         )
         limits = config.evaluation
         self.asked: list[Question] = [

@@ -138,7 +138,11 @@ def graph(
         _print_json(
             {
                 "chunks": len(found),
-                "entities": [asdict(n) for n in found.nodes()],
+                "entities": [
+                    asdict(n)
+                    for n in found.nodes()
+                    if not entity or n.entity == found.canonical(entity)
+                ],
                 "merges": [asdict(m) for m in found.merges()],
             }
         )
@@ -150,8 +154,10 @@ def graph(
 def optimize(
     config: ConfigFile,
     override: Overrides = None,
-    trials: Annotated[int, typer.Option(help="Pipelines to try at most; 0 tries all.")] = 0,
-    minutes: Annotated[float, typer.Option(help="Stop after that many minutes; 0 for never.")] = 0,
+    trials: Annotated[int, typer.Option(min=0, help="Pipelines to try at most; 0 tries all.")] = 0,
+    minutes: Annotated[
+        float, typer.Option(min=0, help="Stop after that many minutes; 0 for never.")
+    ] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Search whole RAG pipelines on the dev questions; says so if the simple one is as good."""
@@ -309,7 +315,7 @@ def diagnose(
     settings = _load(config, override)
     if without:
         with _bars(as_json) as bars:
-            asked, before, after = replay(settings, question, arm or "rag", without, bars)
+            asked, before, after = replay(settings, question, arm, without, bars)
         if as_json:
             _print_json({"before": asdict(before), "after": asdict(after)})
         else:
@@ -318,7 +324,8 @@ def diagnose(
     with _bars(as_json) as bars:
         found = do(settings, arm, bars)
     if as_json:
-        _print_json(asdict(found))
+        losses = [loss for loss in found.losses if question in ("", loss.question_id)]
+        _print_json({**asdict(found), "losses": [asdict(loss) for loss in losses]})
     else:
         show_waterfall(found, question)
 

@@ -150,6 +150,7 @@ def tuning_ground(
         lambda: load_model(config),
         examples=questions.train,
         leave_one_out=not held_out,
+        allow_download=config.allow_download,
     )
     return usable, resources
 

@@ -1,7 +1,8 @@
 """Where an answer was lost: parsed, chunked, found, ranked, packed into the prompt, read.
 
-For each question that an arm missed, the evidence is followed through the pipeline; the first step
-that no longer holds all of it is where the question was lost. Nothing is asked of a model.
+For each question that an arm missed, the evidence is followed through the pipeline; the step after
+the last one that holds all of it is where the question was lost. The pipeline runs again for that;
+the reader is not asked.
 """
 
 from __future__ import annotations
@@ -104,13 +105,15 @@ def _follow(
     ranked = retrieval.rank(question, spec.passages)
     held = (
         ("parsed", _parsed(question, resources)),
-        ("chunked", _held(question, _chunks(question, resources))),
+        ("chunked", _chunked(question, resources)),
         ("first 100", _held(question, far.rank(question, _FAR))),
         ("ranked", _held(question, ranked)),
         # What the model was shown, not what a second try would show it.
         ("packed", _held(question, answer.passages)),
     )
-    lost = next((step for step, share in held if share < 1), "read")
+    # A later step may hold what an earlier one seemed to lack: joined neighbours, other spelling.
+    full = [n for n, (_, share) in enumerate(held) if share >= 1]
+    lost = STEPS[full[-1] + 1][0] if full else STEPS[0][0]
     return Loss(question.id, answer.arm, lost, held)
 
 
@@ -124,11 +127,26 @@ def _parsed(question: Question, resources: Resources) -> float:
     return found / len(question.evidence)
 
 
-def _chunks(question: Question, resources: Resources) -> list[Passage]:
-    """Every chunk of the gold documents as the reader would be shown it."""
-    index = resources.index
-    chunks = index.document_chunks(question.doc_ids)
-    return [p for c in chunks for p in index.passages([(c.id, 0.0)], resources.documents)]
+def _chunked(question: Question, resources: Resources) -> float:
+    """What the chunks of the gold documents hold, each shown by itself; without a gold document,
+    what the texts hold: chunks of all documents would be searched for nothing.
+    """
+    if not question.doc_ids:
+        return _parsed(question, resources)
+    shown = [
+        Passage(
+            c.id,
+            c.doc_id,
+            c.title,
+            resources.documents[c.doc_id].text[c.window_start : c.window_end],
+            c.window_start,
+            c.window_end,
+            0.0,
+        )
+        for c in resources.index.document_chunks(question.doc_ids)
+        if c.doc_id in resources.documents
+    ]
+    return _held(question, shown)
 
 
 def _held(question: Question, passages: Sequence[Passage]) -> float:
@@ -140,10 +158,10 @@ def _held(question: Question, passages: Sequence[Passage]) -> float:
 
 
 def without(spec: RagSpec, stage: str) -> RagSpec:
-    """`spec` with every stage of that name switched off; a retriever gives way to the hybrid.
+    """`spec` with every stage of that name switched off; a lone retriever gives way to the hybrid.
 
     Raises:
-        ConfigError: the pipeline has no such stage.
+        ConfigError: the pipeline has no such stage, or it is the simple hybrid itself.
     """
 
     def kept(stages: tuple[StageSpec, ...]) -> tuple[StageSpec, ...]:
@@ -156,6 +174,8 @@ def without(spec: RagSpec, stage: str) -> RagSpec:
         rerank=kept(spec.rerank),
         post=kept(spec.post),
     )
+    if stage == "hybrid" and not kept(spec.retrieve) and kept(spec.retrieve) != spec.retrieve:
+        raise ConfigError("'hybrid' is this pipeline's only retriever; switch off another stage")
     if changed == spec:
         phases = (spec.pre, spec.retrieve, spec.rerank, spec.post)
         names = sorted({s.use for phase in phases for s in phase})

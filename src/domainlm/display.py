@@ -203,19 +203,16 @@ def show_graph(graph: Graph, entity: str) -> None:
     console.print(clean(f"{name}: {len(support)} chunks"), style="bold", markup=False)
     for chunk_id in support[:20]:
         console.print(clean(f"  {chunk_id}"), style="dim", markup=False, highlight=False)
-    company = [
-        (e.b if e.a == name else e.a, e.support) for e in graph.edges() if name in (e.a, e.b)
-    ]
-    for other, chunks in sorted(company, key=lambda c: (-len(c[1]), c[0]))[:15]:
-        console.print(clean(f"  with {other} ({len(chunks)})"), markup=False, highlight=False)
+    for other, chunks in graph.company(entity)[:15]:
+        console.print(clean(f"  with {other} ({chunks})"), markup=False, highlight=False)
 
 
 def show_search(found: Search) -> None:
     """Print what a search of pipelines recommends, what it tried and what each stage buys."""
     console = Console()
     table = Table(
-        title=f"{len(found.candidates)} pipelines, {found.n_questions} dev questions about "
-        f"{found.n_documents} documents",
+        title=f"{len(found.candidates)} pipelines, {found.n_questions} {found.split} questions "
+        f"about {found.n_documents} documents",
         title_justify="left",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -230,10 +227,14 @@ def show_search(found: Search) -> None:
             f"{c.latency_p95_s:.3f}",
             f"{c.usd_per_1000:.4f}",
             f"{c.p_value:.2f}",
-            "front" if c.on_front else "",
+            f"dropped after {c.n}" if c.dropped else "front" if c.on_front else "",
             style="bold" if c.name == found.chosen else None,
         )
     console.print(table)
+    for c in found.candidates:
+        if c.fallbacks:
+            line = f"{c.name}: a stage failed for {c.fallbacks} questions; it was not considered."
+            console.print(line, style="yellow", markup=False, highlight=False)
     uplifts = Table(title="What each stage buys", title_justify="left", box=SIMPLE_HEAD)
     for column in ("stage", "against", f"{found.metric} [95 %]", "+ s", "+ $/1,000", "pairs"):
         left = column in ("stage", "against")
@@ -268,7 +269,8 @@ def show_waterfall(found: Waterfall, question_id: str) -> None:
         loss = next((loss for loss in found.losses if loss.question_id == question_id), None)
         if loss is None:
             raise DataError(
-                f"{found.arm} did not miss {question_id!r}; `domainlm show` has its answer"
+                f"{question_id!r} is no answerable question that {found.arm} missed; "
+                "`domainlm diagnose FILE` lists those"
             )
         console.print(f"lost at {loss.step}: {meaning[loss.step]}", style="bold", markup=False)
         for step, share in loss.held:

@@ -34,6 +34,7 @@ from domainlm.evaluation import cost, roi, summary
 from domainlm.evaluation.tasks import score_answers
 from domainlm.evaluation.verdict import decide
 from domainlm.models.base import Embedder
+from domainlm.rag.graph import merges_of
 from domainlm.retrieval import Index, IndexDelta
 from domainlm.schema import (
     Adapter,
@@ -128,7 +129,10 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
                 prices, now.date(), used=(config.cost.hardware, config.cost.model_price)
             ),
         )
-        verdict = dataclasses.replace(verdict, caveats=(*verdict.caveats, *pricing.caveats(config)))
+        verdict = dataclasses.replace(
+            verdict,
+            caveats=(*verdict.caveats, *pricing.caveats(config), *pricing.fallbacks(answers)),
+        )
         result = RunResult(
             name=config.name,
             created_at=now.isoformat(timespec="seconds"),
@@ -169,7 +173,9 @@ def prepare(config: Config, folder: RunDir, progress: Progress) -> Ground:
     embedder = contenders.load_configured_embedder(config)
     index_key = digest(corpus_key, config.chunking, embedder.name)
     index, _ = contenders.open_index(folder, index_key, config, documents, embedder, progress)
-    pipeline_key = digest(index_key, split_key, config.rag, config.evaluation.dev_questions)
+    pipeline_key = digest(
+        index_key, split_key, config.rag, config.evaluation.dev_questions, merges_of(index)
+    )
     by_id = {d.id: d for d in documents}
     trials: tuple[Trial, ...] = folder.stage(
         "pipeline",

@@ -23,6 +23,7 @@ from domainlm.artifacts import Progress, Silent
 from domainlm.errors import DataError
 from domainlm.evaluation.latency import percentile
 from domainlm.evaluation.metrics import retrieval_metrics
+from domainlm.evaluation.tasks import clusters_of
 from domainlm.models.base import record_calls
 from domainlm.rag.pipeline import Retrieval
 from domainlm.rag.stages import Resources
@@ -83,12 +84,15 @@ class Candidate:
     p_value: float
     dropped: bool = False
     on_front: bool = False
+    fallbacks: int = 0
+    """Questions for which a stage failed; such a candidate is never recommended."""
 
 
 @dataclass(frozen=True, slots=True)
 class StageUplift:
     """What one choice buys: the paired mean difference over all candidates that differ in it alone,
-    with what it adds in seconds and dollars per 1,000 questions.
+    on the questions that all of them answered, with what it adds in mean seconds and in dollars per
+    1,000 questions.
     """
 
     stage: str
@@ -104,6 +108,7 @@ class Search:
     """The outcome of `domainlm optimize`: what to use and why, and everything that was tried."""
 
     metric: str
+    split: str
     n_questions: int
     n_documents: int
     chosen: str
@@ -118,12 +123,13 @@ class Search:
 @dataclass(frozen=True)
 class Prices:
     """What a question costs beyond its measured retrieval: dollars by machine second, seconds and
-    dollars by prompt token.
+    dollars by prompt token, dollars by written token (hosted models).
     """
 
     usd_per_second: float
     seconds_per_token: float
     usd_per_token: float = 0.0
+    usd_per_token_out: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -139,11 +145,17 @@ class Entry:
         return ", ".join(p for p in self.parts if p)
 
 
-def space(passages: int, *, writers: bool = False, limit: int = 0) -> list[Entry]:
-    """Pipelines to try, the simple hybrid first; `limit` draws that many, seeded by name."""
+def space(
+    passages: int, *, writers: bool = False, token_vectors: bool = True, limit: int = 0
+) -> list[Entry]:
+    """Pipelines to try, the simple hybrid first; `limit` draws that many, seeded by name.
+
+    `writers` adds stages that ask the model, `token_vectors` late interaction.
+    """
     entries = []
+    rerankers = [r for r in RERANKERS if token_vectors or r[0] != "late"]
     for pre, base, rerank, post in itertools.product(
-        WRITERS if writers else WRITERS[:1], RETRIEVERS, RERANKERS, ARRANGERS
+        WRITERS if writers else WRITERS[:1], RETRIEVERS, rerankers, ARRANGERS
     ):
         spec = RagSpec(pre[1], base[1], post[1], passages, rerank[1])
         entries.append(Entry((pre[0], base[0], rerank[0], post[0]), spec))
@@ -180,12 +192,17 @@ def search(
     built = [Retrieval(e.spec, resources, memo) for e in entries]
     if built:
         built[0].prepare(asked)
-    scores = np.full((len(asked), len(entries)), np.nan)
-    seconds, tokens = np.full_like(scores, np.nan), np.full_like(scores, np.nan)
+    for retrieval in built:
+        # Models and matrices are loaded before anything is timed.
+        _measure(retrieval, asked[0], metric)
+    memo.clear()
+    # (questions, pipelines, [quality, seconds, prompt tokens, read, written, fell back])
+    measured = np.full((len(asked), len(entries), 6), np.nan)
+    scores = measured[:, :, 0]
     alive, seen = list(range(len(entries))), 0
     for n, question in enumerate(asked):
         for m in alive:
-            scores[n, m], seconds[n, m], tokens[n, m] = _measure(built[m], question, metric)
+            measured[n, m] = _measure(built[m], question, metric)
         memo.clear()
         seen = n + 1
         progress.update(seen, len(asked), f"{len(alive)} of {len(entries)} pipelines in the race")
@@ -197,7 +214,7 @@ def search(
         entries,
         asked[:seen],
         metric,
-        (scores[:seen], seconds[:seen], tokens[:seen]),
+        measured[:seen],
         alive,
         prices,
         time.perf_counter() - started,
@@ -218,9 +235,7 @@ def _objective(questions: Sequence[Question]) -> tuple[Objective, list[Question]
     )
 
 
-def _measure(
-    retrieval: Retrieval, question: Question, metric: Objective
-) -> tuple[float, float, float]:
+def _measure(retrieval: Retrieval, question: Question, metric: Objective) -> tuple[float, ...]:
     with record_calls(), record_trace() as steps:
         passages = retrieval(question)
     quality = retrieval_metrics(passages, question).get(metric, 0.0)
@@ -228,6 +243,9 @@ def _measure(
         quality,
         sum(step.seconds for step in steps),
         sum(len(p.text) for p in passages) / _CHARS_PER_TOKEN,
+        sum(step.tokens_in for step in steps),
+        sum(step.tokens_out for step in steps),
+        any(step.fallback for step in steps),
     )
 
 
@@ -248,23 +266,26 @@ def _outcome(
     entries: Sequence[Entry],
     asked: Sequence[Question],
     metric: Objective,
-    measured: tuple[Any, Any, Any],
+    measured: Any,
     alive: Sequence[int],
     prices: Prices,
     seconds: float,
     complete: bool,
 ) -> Search:
-    scores, took, tokens = measured
-    clusters = [" + ".join(sorted(q.doc_ids)) or q.id for q in asked]
+    scores = measured[:, :, 0]
+    joined = clusters_of(asked)
+    clusters = [joined[q.id] for q in asked]
     documents = len(set(clusters))
     p_values = stats.best_of_many(scores - scores[:, :1], clusters)
     candidates = []
     for m, entry in enumerate(entries):
         known = ~np.isnan(scores[:, m])
-        read = took[known, m] + tokens[known, m] * prices.seconds_per_token
+        _, took, prompt, tokens_in, tokens_out, fell_back = measured[known, m].T
+        read = took + prompt * prices.seconds_per_token
         usd = (
             float(np.mean(read)) * prices.usd_per_second
-            + float(np.mean(tokens[known, m])) * prices.usd_per_token
+            + float(np.mean(prompt + tokens_in)) * prices.usd_per_token
+            + float(np.mean(tokens_out)) * prices.usd_per_token_out
         )
         candidates.append(
             Candidate(
@@ -276,10 +297,11 @@ def _outcome(
                 usd_per_1000=round(1000 * usd, 6),
                 p_value=float(p_values[m]),
                 dropped=m not in alive,
+                fallbacks=int(fell_back.sum()),
             )
         )
     best = min(
-        (m for m in alive if m and p_values[m] <= ALPHA),
+        (m for m in alive if m and p_values[m] <= ALPHA and not candidates[m].fallbacks),
         key=lambda m: (-candidates[m].quality, candidates[m].usd_per_1000, m),
         default=0,
     )
@@ -287,13 +309,14 @@ def _outcome(
     candidates = [replace(c, on_front=c.name in front) for c in candidates]
     return Search(
         metric=metric,
+        split=" and ".join(sorted({q.split or "unsplit" for q in asked})),
         n_questions=len(asked),
         n_documents=documents,
         chosen=candidates[best].name,
         spec=entries[best].spec,
         reason=_reason(candidates, best, scores, clusters, documents),
         candidates=tuple(sorted(candidates, key=lambda c: (c.dropped, -c.quality, c.usd_per_1000))),
-        uplifts=tuple(_uplifts(entries, scores, clusters, candidates)),
+        uplifts=tuple(_uplifts(entries, scores, measured[:, :, 1], clusters, candidates)),
         seconds=round(seconds, 3),
         complete=complete,
     )
@@ -308,7 +331,8 @@ def _reason(
         low = "" if gain.low is None else f" [{gain.low:+.3f}, {gain.high:+.3f}]"
         return (
             f"{candidates[best].name} beats {base} by {gain.value:+.3f}{low} on {len(clusters)} "
-            f"questions (p {candidates[best].p_value:.3f} after correction for {tried} pipelines)."
+            f"questions (p {candidates[best].p_value:.3f}, corrected for {tried} pipelines; the "
+            "95 % interval is not, and a winner looks better than it is)."
         )
     if documents < stats.MIN_DOCUMENTS:
         return (
@@ -340,7 +364,11 @@ def _front(candidates: Sequence[Candidate]) -> set[str]:
 
 
 def _uplifts(
-    entries: Sequence[Entry], scores: Any, clusters: Sequence[str], candidates: Sequence[Candidate]
+    entries: Sequence[Entry],
+    scores: Any,
+    took: Any,
+    clusters: Sequence[str],
+    candidates: Sequence[Candidate],
 ) -> list[StageUplift]:
     """Each choice against the simplest of its phase, all else equal."""
     place = {e.parts: m for m, e in enumerate(entries)}
@@ -359,11 +387,13 @@ def _uplifts(
             if not pairs:
                 continue
             gaps = np.stack([scores[:, a] - scores[:, b] for a, b in pairs], 1)
-            known = ~np.isnan(gaps).all(1)
-            mean = np.nanmean(gaps[known], 1)
+            known = ~np.isnan(gaps).any(1)
+            if not known.any():
+                continue
+            mean = gaps[known].mean(1)
             extra = [
                 (
-                    candidates[a].latency_p95_s - candidates[b].latency_p95_s,
+                    float((took[known, a] - took[known, b]).mean()),
                     candidates[a].usd_per_1000 - candidates[b].usd_per_1000,
                 )
                 for a, b in pairs

@@ -11,7 +11,7 @@ from domainlm.errors import ConfigError
 from domainlm.evaluation import roi, summary
 from domainlm.evaluation.cost import Machine, ModelPrice, PriceBook, machine_cost, machine_named
 from domainlm.evaluation.latency import percentile
-from domainlm.schema import Adapter, ArmSummary, RoiCase
+from domainlm.schema import Adapter, Answer, ArmSummary, RoiCase
 
 
 def machine(config: Config, prices: PriceBook) -> Machine:
@@ -39,6 +39,19 @@ def model_price(config: Config, prices: PriceBook) -> ModelPrice | None:
             f"{', '.join(sorted(prices.models))}"
         )
     return prices.models[name] if name else None
+
+
+def fallbacks(answers: Sequence[Answer]) -> tuple[str, ...]:
+    """How often a stage of an arm's pipeline failed and was done without, with the first reason."""
+    seen: dict[tuple[str, str], list[str]] = {}
+    for answer in answers:
+        for step in answer.trace:
+            if step.fallback:
+                seen.setdefault((answer.arm, step.stage), []).append(step.fallback)
+    return tuple(
+        f"{arm} went without {stage} {len(reasons)} times: {reasons[0]:.120}"
+        for (arm, stage), reasons in sorted(seen.items())
+    )
 
 
 def caveats(config: Config) -> tuple[str, ...]:

@@ -252,10 +252,16 @@ def _passage(chunk: Chunk, start: int, end: int, text: str, score: float) -> Pas
 
 
 def _overlapping(chunks: Sequence[Chunk]) -> Iterator[list[Chunk]]:
-    """Groups of chunks whose windows overlap, directly or through others."""
+    """Groups of chunks whose windows overlap, directly or through others, up to four windows long:
+    many small windows of one document would chain into all of it.
+    """
     group: list[Chunk] = []
+    most = 4 * max(c.window_end - c.window_start for c in chunks)
     for chunk in sorted(chunks, key=lambda c: (c.window_start, c.window_end, c.id)):
-        if group and chunk.window_start >= max(c.window_end for c in group):
+        if group and (
+            chunk.window_start >= max(c.window_end for c in group)
+            or chunk.window_end - group[0].window_start > most
+        ):
             yield group
             group = []
         group.append(chunk)

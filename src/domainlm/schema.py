@@ -295,8 +295,8 @@ class Adapter:
 
 @dataclass(frozen=True, slots=True)
 class TraceStep:
-    """What one stage of a pipeline did for one question: the queries or the ranked chunk ids that
-    left it, its seconds, and, where it failed, why: it then passed on what it got.
+    """What one stage of a pipeline did for one question: the queries or ranked chunk ids that left
+    it, its seconds and model tokens, and why it fell back, if it did.
     """
 
     phase: Literal["pre", "retrieve", "rerank", "post", "read"]
@@ -305,6 +305,8 @@ class TraceStep:
     queries: tuple[str, ...] = ()
     chunks: tuple[str, ...] = ()
     fallback: str = ""
+    tokens_in: int = 0
+    tokens_out: int = 0
 
 
 # --- answers and scores ---------------------------------------------------------------------

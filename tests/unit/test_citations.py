@@ -59,3 +59,13 @@ def test_a_compressed_passage_is_cited_whole() -> None:
 def test_hostile_text_is_only_text() -> None:
     answer = "<script>alert(1)</script> " + "(" * 2000 + "\\" * 50
     assert all(not c.doc_id for c in cite(answer, [PASSAGE]))
+
+
+def test_part_of_a_figure_or_a_negation_is_no_support() -> None:
+    text = "Interest is 2.5 % a year. Up to $500,000 is paid. The deposit is not refundable."
+    passage = Passage("c", "d", "d", text, 0, len(text), 1.0)
+    for said in ("5 %", "$500", "500", "000"):
+        assert not cite(said, [passage])[0].doc_id, said
+    assert cite("2.5 %", [passage])[0].doc_id and cite("$500,000", [passage])[0].doc_id
+    (denied,) = cite("The deposit is not refundable.", [passage])
+    assert denied.support == 1.0

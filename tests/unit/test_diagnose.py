@@ -108,3 +108,20 @@ def test_a_stage_is_switched_off() -> None:
     assert without(spec, "graph") == replace(spec, retrieve=(StageSpec("hybrid"),))
     with pytest.raises(ConfigError, match="graph, mmr"):
         without(spec, "hyde")
+
+
+def test_the_last_step_that_holds_all_decides(resources: Resources) -> None:
+    """Evidence that a chunk border cut was in the prompt after joining: the reader lost it."""
+    cut = "site3 lies north.\n\nThe key of site3"
+    question = ask("Where is the key of site3?", (cut,))
+    text = resources.documents["site3.txt"].text
+    joined = replace(Retrieval(SPEC, resources)(question)[0], text=text, start=0, end=len(text))
+    answer = Answer("q", "rag", "no", (), (joined,), (), 0.1, 1, 1)
+    score = Score("q", "rag", "extractive", "dev", "c", {"primary": 0.0}, "wrong")
+    found = waterfall("rag", [question], [answer], [score], SPEC, resources)
+    assert [loss.step for loss in found.losses] == ["read"]
+
+
+def test_the_only_hybrid_stays() -> None:
+    with pytest.raises(ConfigError, match="only retriever"):
+        without(RagSpec(), "hybrid")

@@ -176,15 +176,20 @@ def test_model_rank_without_numbers_fails_softly(tmp_path: Path, words: str) -> 
     assert Retrieval(spec, resources)(question) == plain(question)
 
 
-def test_a_missing_cross_encoder_falls_back(tmp_path: Path) -> None:
-    resources = resources_with(tmp_path, FakeModel({"": "x"}))
+def test_a_missing_cross_encoder_is_refused_at_once(tmp_path: Path) -> None:
     stage = StageSpec("cross_encoder", {"model": str(tmp_path / "none")})
-    retrieval = Retrieval(RagSpec(rerank=(stage,), passages=2), resources)
-    answer = with_retrieval("rag", FakeModel({"": "x"}), Sampling(), retrieval).answer(
-        [Question("q", "valve")]
-    )[0]
-    assert "none" in next(s.fallback for s in answer.trace if s.phase == "rerank")
-    assert len(answer.passages) == 2
+    with pytest.raises(ModelError, match="none"):
+        build_stage("post", stage, resources_with(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("use", "settings"), [("mmr", {"weight": "high"}), ("model_rank", {"depth": 2.5})]
+)
+def test_a_setting_of_the_wrong_type_is_refused(
+    tmp_path: Path, use: str, settings: dict[str, object]
+) -> None:
+    with pytest.raises(ConfigError, match="must be"):
+        build_stage("post", StageSpec(use, settings), resources_with(tmp_path))
 
 
 def test_late_interaction_needs_token_vectors(tmp_path: Path) -> None:
@@ -324,3 +329,24 @@ def test_a_named_document_is_searched_alone(tmp_path: Path) -> None:
     # A scope given from outside is never widened.
     scoped = Question("q", "Is the pump made of brass?", scope=("river.txt",))
     assert {p.doc_id for p in retrieval(scoped)} == {"river.txt"}
+
+
+def test_fallbacks_are_counted_for_the_verdict(tmp_path: Path) -> None:
+    from domainlm.pricing import fallbacks
+
+    resources = resources_with(tmp_path, FakeModel({"": "?"}))
+    retrieval = Retrieval(RagSpec(pre=(StageSpec("hyde"),)), resources)
+    arm = with_retrieval("rag", FakeModel({"": "x"}), Sampling(), retrieval)
+    answers = arm.answer([Question("a", "valve"), Question("b", "pump")])
+    (line,) = fallbacks(answers)
+    assert line.startswith("rag went without hyde 2 times")
+
+
+def test_fused_lists_carry_fused_scores_and_no_span_twice(tmp_path: Path) -> None:
+    from domainlm.rag.pipeline import _fuse
+
+    whole = passage("valve.txt", 0.9)
+    part = replace(whole, chunk_id="part", start=4, end=20, text=TEXTS["valve.txt"][4:20])
+    fused = _fuse([[passage("pump.txt", 0.02), whole], [whole, part]])
+    assert [p.doc_id for p in fused] == ["valve.txt", "pump.txt"]
+    assert fused[0].score > fused[1].score

@@ -15,7 +15,7 @@ from typing import Literal
 
 Kind = Literal["name", "term", "date", "amount"]
 
-_TOKEN = re.compile(r"[^\W_][\w'’.&\-]*")
+_TOKEN = re.compile(r"[^\W_][\w'’.&\-]*|&")
 _JOINERS = frozenset("of the de la le van von der and & du di da del al bin ibn in for on".split())
 _SPLIT = re.compile(r"\s+(?:and|&|in|on|for)\s+")
 _STOP = frozenset(

@@ -116,9 +116,15 @@ class Graph:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.executescript(_SCHEMA)
             self._db.execute(f"PRAGMA user_version={GRAPH_FORMAT}")
+        except sqlite3.OperationalError as error:
+            raise DataError(
+                f"cannot open the graph {where} ({error}); see who uses it and whether it may be "
+                "written"
+            ) from None
         except sqlite3.DatabaseError as error:
             raise DataError(
-                f"cannot use {where} as a graph ({error}); delete the file, it is made again"
+                f"{where} is no graph ({error}); delete the file, it is made again from the index "
+                "(merges by hand are in it alone)"
             ) from None
 
     def close(self) -> None:
@@ -183,13 +189,13 @@ class Graph:
 
     def chunks(self) -> list[tuple[str, str, str]]:
         """(chunk id, document id, the entity its title names), by id; merges applied."""
-        merged = self._resolved()
+        merged = self.aliases()
         rows = self._db.execute("SELECT id, doc_id, about FROM chunk ORDER BY id")
         return [(i, doc, merged.get(about, about)) for i, doc, about in rows]
 
     def mentions(self) -> list[tuple[str, str, str, int]]:
         """(entity, kind, chunk id, times mentioned), by entity and chunk; merges applied."""
-        merged = self._resolved()
+        merged = self.aliases()
         rows = self._db.execute("SELECT entity, kind, chunk_id, count FROM mention")
         counted = Counter[tuple[str, str, str]]()
         for entity, kind, chunk_id, count in rows:
@@ -224,7 +230,7 @@ class Graph:
 
     def support(self, entity: str) -> tuple[str, ...]:
         """Ids of the chunks that mention an entity, under any of its merged names."""
-        merged = self._resolved()
+        merged = self.aliases()
         name = self.canonical(entity)
         names = [name, *(alias for alias, target in merged.items() if target == name)]
         found: set[str] = set()
@@ -233,10 +239,19 @@ class Graph:
             found.update(row[0] for row in rows)
         return tuple(sorted(found))
 
+    def company(self, entity: str) -> list[tuple[str, int]]:
+        """Entities in the same chunks, with the number of these; most first."""
+        merged, name = self.aliases(), self.canonical(entity)
+        shared = Counter[str]()
+        for chunk_id in self.support(entity):
+            rows = self._db.execute("SELECT entity FROM mention WHERE chunk_id = ?", (chunk_id,))
+            shared.update({merged.get(other, other) for (other,) in rows} - {name})
+        return sorted(shared.items(), key=lambda item: (-item[1], item[0]))
+
     def canonical(self, entity: str) -> str:
         """The normal form of an entity's name, merges applied."""
         name = normalise(entity)
-        return self._resolved().get(name, name)
+        return self.aliases().get(name, name)
 
     def dump(self) -> bytes:
         """The whole graph in canonical form: equal graphs give equal bytes."""
@@ -255,7 +270,7 @@ class Graph:
             DataError: the two are the same already, or `alias` is merged elsewhere.
         """
         alias, entity = normalise(alias), normalise(entity)
-        merged = self._resolved()
+        merged = self.aliases()
         target = merged.get(entity, entity)
         if not alias or not entity or alias == target:
             raise DataError(f"{alias!r} and {entity!r} are one entity already; name two")
@@ -280,8 +295,8 @@ class Graph:
         rows = self._db.execute("SELECT alias, entity, reason FROM merge ORDER BY alias")
         return [Merge(*row) for row in rows]
 
-    def _resolved(self) -> dict[str, str]:
-        """Alias -> the entity at the end of its chain."""
+    def aliases(self) -> dict[str, str]:
+        """Each merged name -> the entity at the end of its chain."""
         direct = {m.alias: m.entity for m in self.merges()}
         found = {}
         for alias, target in direct.items():

@@ -49,7 +49,7 @@ class Walker:
         about = [title for _, _, title in chunks]
         names = sorted({row[0] for row in mentions} | set(about) - {""})
         self.column = {name: n for n, name in enumerate(names)}
-        self._merged = {m.alias: m.entity for m in graph.merges()}
+        self._merged = graph.aliases()
         p, e = len(self.ids), len(names)
         pairs = sorted({(self.row[chunk], self.column[name]) for name, _, chunk, _ in mentions})
         rows, columns = np.array(pairs, np.int64).reshape(-1, 2).T

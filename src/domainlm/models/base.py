@@ -92,6 +92,11 @@ def purpose(name: str) -> Iterator[None]:
         _purpose.reset(token)
 
 
+def calls_so_far() -> list[Call]:
+    """The calls in the current ledger; empty outside `record_calls`."""
+    return list(_ledger.get() or ())
+
+
 def report_call(
     model: str,
     kind: Literal["generate", "embed", "rerank"],

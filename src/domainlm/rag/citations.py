@@ -19,7 +19,7 @@ SUPPORT = 0.6
 _WORD = re.compile(r"\w+(?:[.,]\d+)*")
 _EMPTY = frozenset(
     "a an and are as at be been but by can could did do does for from had has have he her his how "
-    "i if in is it its may no not of on or she so than that the their them there they this to was "
+    "i if in is it its may of on or she so than that the their them there they this to was "
     "we were what when where which who will with would yes you".split()
 )
 
@@ -61,9 +61,15 @@ def _verbatim(place: tuple[int, int], said: str, passages: Sequence[Passage]) ->
         return None
     for passage in passages:
         span = find_quote(quote, passage.text, whole_words=True)
-        if span:
+        if span and not _inside_number(passage.text, *span):
             return _citation(place, passage, *span, 1.0)
     return None
+
+
+def _inside_number(text: str, start: int, end: int) -> bool:
+    """Whether the span is only part of a figure: the 5 of 2.5, the 500 of 500,000."""
+    before, after = text[max(start - 2, 0) : start], text[end : end + 2]
+    return bool(re.search(r"\d[.,]$", before) or re.match(r"[.,]\d", after))
 
 
 def _nearest(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from domainlm.graph.entities import mentions
-from domainlm.graph.store import Graph
+from domainlm.graph.store import Graph, Merge
 from domainlm.graph.walk import Walker
 from domainlm.rag.stages import Resources, Retriever
 from domainlm.retrieval import Index
@@ -20,6 +20,16 @@ def open_graph(index: Index) -> Graph:
     graph = Graph(index.folder / FILE if index.folder else None)
     graph.sync(index.store)
     return graph
+
+
+def merges_of(index: Index) -> list[Merge]:
+    """Merges of entities in force in an index's graph; they change what retrieval finds."""
+    if index.folder is None or not (index.folder / FILE).exists():
+        return []
+    graph = Graph(index.folder / FILE)
+    found = graph.merges()
+    graph.close()
+    return found
 
 
 def graph(
@@ -44,7 +54,9 @@ def graph(
     index = resources.index
     key = (_KEY, title_weight)
     if key not in resources.cache:
-        resources.cache[key] = Walker(open_graph(index), title_weight=title_weight)
+        opened = open_graph(index)
+        resources.cache[key] = Walker(opened, title_weight=title_weight)
+        opened.close()
     walker: Walker = resources.cache[key]
 
     def retrieve(query: str, k: int, scope: Sequence[str]) -> list[Passage]:
@@ -60,6 +72,6 @@ def graph(
             found = [f for f in found if walker.documents[walker.row[f[0]]] in allowed]
         reached = {chunk_id for chunk_id, _ in found}
         found += [(hit.id, 0.0) for hit in hits if hit.id not in reached]
-        return index.passages(found[: max(k, depth)], resources.documents)[:k]
+        return index.passages(found[:k], resources.documents)
 
     return retrieve

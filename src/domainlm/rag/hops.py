@@ -45,7 +45,7 @@ def hops(
             for name in fresh[:names]:
                 used.add(name)
                 lists.append(index.hybrid(name, depth, weight=weight, scope=scope))
-        return index.passages(_in_turn(lists)[:depth], resources.documents)[:k]
+        return index.passages(_in_turn(lists)[:k], resources.documents)
 
     return retrieve
 
@@ -98,11 +98,11 @@ def iterate(
             if made.finish == "error":
                 degrade(made.error)
             following = " ".join(made.text.split())[:200]
-            stop = made.finish == "error" or not following or _ENOUGH in following
-            if stop or following in asked:
+            enough = following.strip(" .!\"'").upper() == _ENOUGH
+            if made.finish == "error" or not following or enough or following in asked:
                 break
             asked.add(following)
             lists.append(index.hybrid(following, depth, weight=weight, scope=scope))
-        return index.passages(rrf(lists)[:depth], resources.documents)[:k]
+        return index.passages(rrf(lists)[:k], resources.documents)
 
     return retrieve

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from domainlm.errors import ModelError
@@ -124,7 +124,8 @@ class Retrieval:
     ) -> list[Passage]:
         for spec, process in zip(specs, stages, strict=True):
             given = passages
-            key = (phase, question.text, repr(spec), tuple((p.chunk_id, p.text) for p in given))
+            shown = tuple((p.chunk_id, p.text, round(p.score, 9)) for p in given)
+            key = (phase, question.text, repr(spec), shown)
             passages = run_stage(
                 phase,
                 spec.use,
@@ -137,8 +138,16 @@ class Retrieval:
 
 
 def _fuse(lists: Sequence[Sequence[Passage]]) -> list[Passage]:
+    """Rankings as one, with the fused scores; a span inside a better-ranked one adds nothing."""
     seen = {p.chunk_id: p for ranking in reversed(lists) for p in ranking}
-    return [seen[hit.id] for hit in rrf([[(p.chunk_id, p.score) for p in r] for r in lists])]
+    fused: list[Passage] = []
+    for hit in rrf([[(p.chunk_id, p.score) for p in r] for r in lists]):
+        new = replace(seen[hit.id], score=hit.score)
+        if not any(
+            p.doc_id == new.doc_id and p.start <= new.start and new.end <= p.end for p in fused
+        ):
+            fused.append(new)
+    return fused
 
 
 def closed_book(name: str, model: ChatModel, sampling: Sampling) -> Arm:

@@ -85,7 +85,10 @@ def lead(resources: Resources) -> PostProcessor:
             return []
         best = passages[0]
         first = resources.index.first_chunk(best.doc_id)
-        if first is None or any(p.chunk_id == first.chunk_id for p in passages):
+        if first is None or any(
+            p.doc_id == first.doc_id and p.start <= first.start and first.end <= p.end
+            for p in passages
+        ):
             return list(passages)
         return [*passages, first]
 

@@ -14,7 +14,7 @@ from domainlm.errors import ModelError
 from domainlm.rag.stages import QueryTransform, Resources
 from domainlm.schema import Message, Sampling
 
-_NUMBERED = re.compile(r"^\s*(?:[-*•]|\(?\d{1,2}[.):])\s*")
+_NUMBERED = re.compile(r"^\s*(?:[-*•]|\(?\d{1,2}[.):])\s+")
 _LONGEST = 400
 """Characters of a written query that are searched for."""
 
@@ -57,11 +57,8 @@ def query2doc(resources: Resources, *, max_tokens: int = 96, repeat: int = 3) ->
     written = hyde(resources, max_tokens=max_tokens)
 
     def transform(queries: Sequence[str]) -> list[str]:
-        passages = written(queries)[len(queries) :]
-        return [
-            *queries,
-            *(f"{' '.join([q] * repeat)} {p}" for q, p in zip(queries, passages, strict=False)),
-        ]
+        extended = [(query, passage) for query in queries for passage in written([query])[1:]]
+        return [*queries, *(f"{' '.join([q] * repeat)} {p}" for q, p in extended)]
 
     return transform
 

@@ -32,15 +32,21 @@ def cross_encoder(
     """Order by a sequence classifier over question and passage (Nogueira & Cho, 1901.04085; in
     RAG: Re2G, 2207.06300). `model` is a folder or hub id; `weight` the share of its rank against
     the retriever's in the new order.
+
+    Raises:
+        ModelError: there is no such classifier.
     """
     key = ("cross_encoder", model, max_length)
+    # At once: a mistyped folder must not run as "no reranking" through every question.
+    if key not in resources.cache:
+        from domainlm.models.rerank import CrossEncoder
+
+        resources.cache[key] = CrossEncoder(
+            model, max_length=max_length, allow_download=resources.allow_download
+        )
+    encoder: Reranker = resources.cache[key]
 
     def process(question: str, passages: Sequence[Passage]) -> list[Passage]:
-        if key not in resources.cache:
-            from domainlm.models.rerank import CrossEncoder
-
-            resources.cache[key] = CrossEncoder(model, max_length=max_length)
-        encoder: Reranker = resources.cache[key]
         return reorder(passages, encoder.score(question, [p.text for p in passages]), weight)
 
     return process

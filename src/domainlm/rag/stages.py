@@ -44,6 +44,7 @@ class Resources:
     load_model: Callable[[], ChatModel] | None = None
     examples: tuple[Question, ...] = ()
     leave_one_out: bool = False
+    allow_download: bool = False
     cache: dict[Any, Any] = field(default_factory=dict, compare=False)
 
     def model(self) -> ChatModel:
@@ -96,6 +97,9 @@ STAGES: dict[Phase, dict[str, str]] = {
 }
 
 
+_TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (float, int), "str": (str,)}
+
+
 def build_stage(phase: Phase, spec: StageSpec, resources: Resources) -> Any:
     """Make a stage from its name and settings.
 
@@ -127,4 +131,11 @@ def build_stage(phase: Phase, spec: StageSpec, resources: Resources) -> Any:
         raise ConfigError(
             f"stage {spec.use!r}: {error}{hint}; its settings are {', '.join(allowed) or 'none'}"
         ) from None
+    for key, value in spec.settings.items():
+        wanted = _TYPES.get(str(signature.parameters[key].annotation))
+        if wanted and (not isinstance(value, wanted) or isinstance(value, bool)):
+            raise ConfigError(
+                f"stage {spec.use!r}: {key} is {value!r}, but must be "
+                f"{' or '.join(t.__name__ for t in wanted)}"
+            )
     return factory(resources, **spec.settings)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Iterator
 from typing import Any, Literal, TypeVar
 
 from domainlm.errors import ModelError
+from domainlm.models.base import calls_so_far
 from domainlm.schema import Passage, TraceStep
 
 _steps: contextvars.ContextVar[list[TraceStep] | None] = contextvars.ContextVar(
@@ -52,7 +53,7 @@ def run_stage(
         value, step = memo[key]
         _enter(step)
         return list(value)
-    started = time.perf_counter()
+    started, before = time.perf_counter(), len(calls_so_far())
     reasons: list[str] = []
     token = _reasons.set(reasons)
     try:
@@ -63,6 +64,7 @@ def run_stage(
     finally:
         _reasons.reset(token)
     mixed: list[Any] = list(value)
+    asked = [c for c in calls_so_far()[before:] if c.kind == "generate"]
     step = TraceStep(
         phase,
         stage,
@@ -70,6 +72,8 @@ def run_stage(
         tuple(v for v in mixed if isinstance(v, str)),
         tuple(v.chunk_id for v in mixed[:_MOST] if isinstance(v, Passage)),
         "; ".join(reasons),
+        sum(c.tokens_in for c in asked),
+        sum(c.tokens_out for c in asked),
     )
     if memo is not None:
         memo[key] = value, step
