@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import logging
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from unittest import mock
 
 import pytest
+
+from domainlm.cli import main
 
 REPO = Path(__file__).parents[2]
 EXAMPLE = REPO / "examples" / "aldervale"
@@ -103,3 +111,26 @@ def domainlm(*words: object, env: dict[str, str] | None = None) -> subprocess.Po
         text=True,
         env=env,
     )
+
+
+def inside(*words: object) -> tuple[int, str, str]:
+    """Run the command line in this process, without the seconds that importing torch takes;
+    (exit code, standard output, standard error). Sockets refuse to connect here too.
+    """
+
+    def refuse(self: socket.socket, address: object) -> None:
+        raise AssertionError(f"network use: {address}")
+
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", ["domainlm", *map(str, words)]),
+        mock.patch.object(socket.socket, "connect", refuse),
+        mock.patch.dict(os.environ),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        warnings.catch_warnings(),
+        pytest.raises(SystemExit) as ended,
+    ):
+        main()
+    logging.disable(logging.NOTSET)
+    return int(ended.value.code or 0), out.getvalue(), err.getvalue()
