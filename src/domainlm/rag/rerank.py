@@ -15,6 +15,8 @@ from domainlm.rag.stages import PostProcessor, Resources
 from domainlm.schema import Message, Passage, Sampling
 
 _NUMBER = re.compile(r"\d+")
+_KEPT = 500
+"""Passages whose token vectors are remembered, about 200 kB each."""
 
 
 @runtime_checkable
@@ -66,8 +68,16 @@ def late_interaction(resources: Resources, *, weight: float = 0.5) -> PostProces
             "use `embedder: embedded` or a local one"
         )
 
+    recent: dict[tuple[str, str], Array] = resources.cache.setdefault("token vectors", {})
+
     def process(question: str, passages: Sequence[Passage]) -> list[Passage]:
-        query, *texts = embedder.embed_tokens([question, *(p.text for p in passages)])
+        wanted = [(p.chunk_id, p.text) for p in passages]
+        fresh = [key for key in dict.fromkeys(wanted) if key not in recent]
+        query, *made = embedder.embed_tokens([question, *(text for _, text in fresh)])
+        recent.update(zip(fresh, made, strict=True))
+        texts = [recent[key] for key in wanted]
+        while len(recent) > _KEPT:
+            del recent[next(iter(recent))]
         scores = [float((query @ t.T).max(1).mean()) if len(t) and len(query) else 0 for t in texts]
         return reorder(passages, scores, weight)
 
