@@ -37,6 +37,7 @@ METHODS: dict[str, RagSpec] = {
     "dense": RagSpec(retrieve=(StageSpec("dense"),), passages=10),
     "hybrid, RRF": RagSpec(retrieve=(StageSpec("hybrid", {"method": "rrf"}),), passages=10),
     "graph": RagSpec(retrieve=(StageSpec("graph"),), passages=10),
+    "hops": RagSpec(retrieve=(StageSpec("hops"),), passages=10),
     "hybrid + graph": RagSpec(retrieve=(StageSpec("hybrid"), StageSpec("graph")), passages=10),
     "hybrid, late interaction": RagSpec(
         retrieve=(StageSpec("hybrid"),),
@@ -72,7 +73,9 @@ def ndcg(ranked: Sequence[str], gold: dict[str, float], k: int = 10) -> float:
     return gain / ideal
 
 
-def measure(name: str, folder: Path, work: Path, embedder: Embedder) -> dict[str, Any]:
+def measure(
+    name: str, folder: Path, work: Path, embedder: Embedder, methods: Sequence[str]
+) -> dict[str, Any]:
     """Every method on one set."""
     documents = sets.passages(folder)
     by_id = {d.id: d for d in documents}
@@ -82,7 +85,8 @@ def measure(name: str, folder: Path, work: Path, embedder: Embedder) -> dict[str
     index.embed_queries([a.text for a in asked])
     values: dict[str, list[float]] = {}
     found: dict[str, Any] = {"documents": len(documents), "questions": len(asked), "methods": {}}
-    for method, spec in METHODS.items():
+    for method in methods:
+        spec = METHODS[method]
         retrieve = Retrieval(spec, resources)
         scores, recalls, started = [], [], time.perf_counter()
         for a in asked:
@@ -115,11 +119,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("runs/retrieval"))
     parser.add_argument("--sets", default=",".join((*BEIR, *MULTI_HOP)))
+    parser.add_argument("--methods", default=";".join(METHODS), help="separated by ;")
     args = parser.parse_args()
     embedder = load_embedder("embedded")
     print(f"{'set':16}{'method':26}{'nDCG@10':>8}{'rec@5':>8}   gain over hybrid, convex")
     result = {
-        name: measure(name, args.data / name, args.work, embedder)
+        name: measure(name, args.data / name, args.work, embedder, args.methods.split(";"))
         for name in args.sets.split(",")
         if (args.data / name).is_dir()
     }

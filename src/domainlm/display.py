@@ -236,9 +236,9 @@ def show_search(found: Search) -> None:
             line = f"{c.name}: a stage failed for {c.fallbacks} questions; it was not considered."
             console.print(line, style="yellow", markup=False, highlight=False)
     uplifts = Table(title="What each stage buys", title_justify="left", box=SIMPLE_HEAD)
-    for column in ("stage", "against", f"{found.metric} [95 %]", "+ s", "+ $/1,000", "pairs"):
+    for column in ("stage", "against", f"{found.metric} [95 %]", "+ s", "+ $/1k", "asked", "pairs"):
         left = column in ("stage", "against")
-        uplifts.add_column(column, justify="left" if left else "right")
+        uplifts.add_column(column, justify="left" if left else "right", no_wrap=True)
     for u in found.uplifts:
         d = u.difference
         bounds = "" if d.low is None or d.high is None else f" [{d.low:+.3f}, {d.high:+.3f}]"
@@ -248,6 +248,7 @@ def show_search(found: Search) -> None:
             f"{d.value:+.3f}{bounds}",
             f"{u.seconds:+.3f}",
             f"{u.usd_per_1000:+.4f}",
+            str(d.n),
             str(u.pairs),
         )
     console.print(uplifts)

@@ -384,6 +384,9 @@ def _uplifts(
                 if parts[phase] == option
                 and (base := (*parts[:phase], simplest[phase], *parts[phase + 1 :])) in place
             ]
+            # Pairs that finished the race say more than what its first block said of all.
+            whole = [p for p in pairs if not np.isnan(scores[:, p]).any()]
+            pairs = whole or pairs
             if not pairs:
                 continue
             gaps = np.stack([scores[:, a] - scores[:, b] for a, b in pairs], 1)
