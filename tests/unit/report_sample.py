@@ -6,11 +6,13 @@ from dataclasses import replace
 from domainlm.evaluation import roi, summary, verdict
 from domainlm.evaluation.cost import answer_cost, load_prices, machine_named
 from domainlm.evaluation.tasks import score_answers
+from domainlm.rag.citations import cite
 from domainlm.schema import (
     ABSTENTION,
     Adapter,
     Answer,
     Call,
+    Citation,
     DataCard,
     Message,
     Passage,
@@ -20,6 +22,7 @@ from domainlm.schema import (
     RunResult,
     StageSpec,
     StageTime,
+    TraceStep,
     TrainingPoint,
     Trial,
 )
@@ -126,7 +129,14 @@ def answers_of(arm, questions, seed):
         text = "" if failed else reply(q, good, rng)
         error = "the reply was cut off after 60 s" if failed else ""
         numbers = (seconds, tokens_in, tokens_out)
-        made.append(Answer(q.id, arm, text, prompt, found, calls, *numbers, failed, error))
+        ids = tuple(p.chunk_id for p in found)
+        steps = (
+            TraceStep("pre", "hyde", 0.4, (q.text, "a guess"), fallback="the server is down"),
+            TraceStep("retrieve", "hybrid", 0.01, chunks=ids),
+        )
+        trace = steps if retrieves else ()
+        rest = (failed, error, trace, cite(text, found))
+        made.append(Answer(q.id, arm, text, prompt, found, calls, *numbers, *rest))
     return made
 
 
@@ -324,6 +334,8 @@ def hostile_sample():
                 a,
                 text=HOSTILE,
                 error=HOSTILE,
+                trace=(TraceStep("pre", HOSTILE, 0.1, (HOSTILE,), (), HOSTILE),),
+                citations=(Citation(0, len(HOSTILE), HOSTILE, 0, 5, 1.0), Citation(0, 9)),
                 prompt=(Message("user", HOSTILE),),
                 passages=tuple(map(bad, a.passages)),
             )

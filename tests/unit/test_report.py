@@ -468,6 +468,10 @@ def test_in_a_browser(browser, run, tmp_path):
     assert choose(text=gold) == 1
     marks = js("return [...document.querySelectorAll('#q-detail mark')].map(m => m.textContent)")
     assert marks and set(marks) == set(evidence[gold])
+    folds = js("return [...document.querySelectorAll('#q-detail summary')].map(s => s.textContent)")
+    assert "Trace, 1 failed" in folds and any("citation" in f for f in folds), folds
+    detail = js("return document.getElementById('q-detail').textContent")
+    assert "Done without: the server is down" in detail and "retrieve: hybrid" in detail
     for width, mobile in ((1280, False), (768, False), (390, True)):
         resize(browser, width, mobile)
         js("document.querySelectorAll('details').forEach(d => { d.open = true })")

@@ -210,6 +210,16 @@ def _answer(
             for p in answer.passages
         ],
     }
+    if answer.citations:
+        record["cites"] = [
+            [answer.text[c.start : c.end], c.doc_id, c.source_start, c.source_end, c.support]
+            for c in answer.citations
+        ]
+    if answer.trace:
+        record["trace"] = [
+            [t.phase, t.stage, _finite(t.seconds), list(t.queries), len(t.chunks), t.fallback]
+            for t in answer.trace
+        ]
     if answer.error:
         record["error"] = answer.error
     return record

@@ -179,6 +179,41 @@
     return fold(a.calls.length + (a.calls.length === 1 ? " call" : " calls"), box);
   }
 
+  function citations(a) {
+    const open = a.cites.filter((c) => !c[1]).length;
+    const items = a.cites.map(([said, doc, from, to, support]) =>
+      el(
+        "li",
+        {},
+        el("q", {}, said),
+        el(
+          "p",
+          { class: doc ? "sub" : "error" },
+          doc
+            ? doc + " · characters " + from + "–" + to + " · " + number(100 * support, 0) + " % of its words"
+            : "Nothing in the passages supports this.",
+        ),
+      ),
+    );
+    const title = a.cites.length + (a.cites.length === 1 ? " citation" : " citations");
+    return fold(title + (open ? ", " + open + " unsupported" : ""), el("ol", {}, ...items));
+  }
+
+  function trace(a) {
+    const failed = a.trace.filter((t) => t[5]).length;
+    const items = a.trace.map(([phase, stage, seconds, queries, chunks, fallback]) =>
+      el(
+        "li",
+        {},
+        el("strong", {}, phase + ": " + stage),
+        el("span", { class: "sub" }, " · " + number(seconds, 3) + " s" + (chunks ? " · " + chunks + " chunks" : "")),
+        ...queries.map((q) => el("p", { class: "sub" }, q)),
+        fallback ? el("p", { class: "error" }, "Done without: " + fallback) : null,
+      ),
+    );
+    return fold("Trace" + (failed ? ", " + failed + " failed" : ""), el("ol", {}, ...items));
+  }
+
   function swatch(arm) {
     return el("i", { class: "dot arm-" + (slots.get(arm) ?? 0) });
   }
@@ -208,7 +243,9 @@
       a.error ? el("p", { class: "error" }, a.error) : null,
       el("p", { class: "sub" }, effort),
       scores.length ? fold("Scores", el("dl", { class: "pairs" }, ...scores)) : null,
+      a.cites ? citations(a) : null,
       a.passages.length ? passages(q, a) : null,
+      a.trace ? trace(a) : null,
       prompt.length ? fold("Exact prompt", ...prompt) : null,
       a.calls.length ? calls(a) : null,
     );
