@@ -350,3 +350,78 @@ def test_fused_lists_carry_fused_scores_and_no_span_twice(tmp_path: Path) -> Non
     fused = _fuse([[passage("pump.txt", 0.02), whole], [whole, part]])
     assert [p.doc_id for p in fused] == ["valve.txt", "pump.txt"]
     assert fused[0].score > fused[1].score
+
+
+# --- routing and correction ---
+
+
+def watched(resources: Resources, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the retrievers that were really asked."""
+    from domainlm.rag import route
+
+    asked: list[str] = []
+    build = route._stage
+
+    def spy(given: Resources, name: str):  # noqa: ANN202
+        stage = build(given, name)
+
+        def retrieve(query, k, scope):  # noqa: ANN001, ANN202
+            asked.append(name)
+            return stage(query, k, scope)
+
+        return retrieve
+
+    monkeypatch.setattr(route, "_stage", spy)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Where is part M12-A kept?", "bm25"),
+        ("Which river flows from Dresden to Hamburg?", "graph"),
+        ("when does it freeze?", "hybrid"),
+    ],
+)
+def test_routing_by_rule(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, expected: str
+) -> None:
+    resources = resources_with(tmp_path)
+    asked = watched(resources, monkeypatch)
+    stage = build_stage("retrieve", StageSpec("route"), resources)
+    stage(text, 2, ())
+    assert asked == [expected]
+
+
+def test_routing_learns_from_train_questions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Full text finds nothing for these; the second strategy does, so it is taken."""
+    examples = tuple(
+        Question(f"q{n}", f"zzz{n} question", ("x",), doc_ids=("river.txt",), split="train")
+        for n in range(24)
+    )
+    resources = replace(resources_with(tmp_path), examples=examples)
+    asked = watched(resources, monkeypatch)
+    settings = {"strategies": ["bm25", "dense"]}
+    stage = build_stage("retrieve", StageSpec("route", settings), resources)
+    asked.clear()
+    stage("zzz question", 4, ())
+    assert asked[-1] == "dense"
+    few = replace(resources, examples=examples[:3])
+    build_stage("retrieve", StageSpec("route", settings), few)("zzz question", 4, ())
+    assert asked[-1] == "bm25"
+
+
+def test_correction_searches_again_only_when_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resources = resources_with(tmp_path)
+    asked = watched(resources, monkeypatch)
+    for similarity, expected in ((-1.0, ["hybrid"]), (1.1, ["hybrid", "bm25"])):
+        asked.clear()
+        settings = {"similarity": similarity, "then": "bm25"}
+        stage = build_stage("retrieve", StageSpec("corrective", settings), resources)
+        found = stage("The river freezes in January. Boats rest.", 2, ())
+        assert found[0].doc_id == "river.txt" and len(found) == 2
+        assert asked == expected

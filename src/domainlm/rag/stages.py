@@ -78,6 +78,8 @@ STAGES: dict[Phase, dict[str, str]] = {
         "hops": "domainlm.rag.hops:hops",
         "iterate": "domainlm.rag.hops:iterate",
         "named": "domainlm.rag.filters:named",
+        "route": "domainlm.rag.route:route",
+        "corrective": "domainlm.rag.route:corrective",
     },
     "post": {
         "document_order": "domainlm.rag.post:document_order",
