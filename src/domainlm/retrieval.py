@@ -14,6 +14,7 @@ import threading
 import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -36,6 +37,8 @@ INDEX_FORMAT = 1
 MANIFEST = "manifest.json"
 BATCH = 512
 _QUERY_CACHE = 4096
+_SEARCHES = ThreadPoolExecutor(2, thread_name_prefix="full-text")
+"""Full-text searches run beside dense ones: both leave Python's lock to others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +160,10 @@ class Index:
     def candidates(
         self, query: str, depth: int, scope: Sequence[str] = ()
     ) -> tuple[list[Hit], list[Hit]]:
-        """The `depth` best chunks by text and by meaning."""
-        return self.text(query, depth, scope), self.dense([query], depth, scope)[0]
+        """The `depth` best chunks by text and by meaning, both searched at once."""
+        text = _SEARCHES.submit(self.text, query, depth, scope)
+        dense = self.dense([query], depth, scope)[0]
+        return text.result(), dense
 
     def complete(self, query: str, text: Scored, dense: Scored) -> list[Hit]:
         """`dense` and the cosines of the chunks that only `text` found: a convex combination needs

@@ -453,3 +453,23 @@ def test_stores_are_opened_by_name(tmp_path):
         open_store("qdrant", tmp_path, embedder="e", dimension=D)
     with pytest.raises(ConfigError, match="cannot be imported"):
         open_store("no.such:factory", tmp_path, embedder="e", dimension=D)
+
+
+def test_full_text_is_the_same_with_and_without_ids_in_memory(tmp_path):
+    """Once vectors are in memory, hits are named by row number; writes must not shift the names."""
+    chunks, vectors = random_corpus(60, 12)
+    store = lance(tmp_path)
+    store.add(chunks[:40], vectors[:40])
+    store.optimize()
+    query = chunks[3].text
+    before = store.search_text(query, 30)
+    store.search(vectors[0], 3)
+    assert store.search_text(query, 30) == before
+    store.delete([chunks[3].id, chunks[7].id])
+    store.add(chunks[40:], vectors[40:])
+    store.optimize()
+    fresh = lance(tmp_path)
+    expected = fresh.search_text(query, 30)
+    store.search(vectors[0], 3)
+    assert store.search_text(query, 30) == expected
+    assert chunks[3].id not in {hit.id for hit in expected}

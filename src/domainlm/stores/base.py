@@ -107,14 +107,15 @@ def top(ids: NDArray[np.object_], scores: NDArray[np.floating], k: int) -> list[
     """The k highest of (n,) scores, equal ones (after rounding) by id."""
     if k <= 0 or not len(ids):
         return []
-    rounded = np.round(np.asarray(scores, dtype=np.float64), _DIGITS)
-    # Everything level with the k-th stays in, or the cut would split a tie by position.
+    raw = np.asarray(scores)
+    # Everything that rounds to the k-th stays in, or the cut would split a tie by position.
     keep = (
-        np.flatnonzero(rounded >= np.partition(rounded, -k)[-k])
-        if k < len(rounded)
-        else np.arange(len(rounded))
+        np.flatnonzero(raw >= np.partition(raw, -k)[-k] - 2.0 * 10.0**-_DIGITS)
+        if k < len(raw)
+        else np.arange(len(raw))
     )
-    hits = [Hit(str(ids[i]), float(rounded[i])) for i in keep]
+    rounded = np.round(raw[keep].astype(np.float64), _DIGITS)
+    hits = [Hit(str(ids[i]), float(score)) for i, score in zip(keep, rounded, strict=True)]
     hits.sort(key=lambda hit: (-hit.score, hit.id))
     return hits[:k]
 
