@@ -206,7 +206,7 @@
         "li",
         {},
         el("strong", {}, phase + ": " + stage),
-        el("span", { class: "sub" }, " · " + number(seconds, 3) + " s" + (chunks ? " · " + chunks + " chunks" : "")),
+        el("span", { class: "sub" }, number(seconds, 3) + " s" + (chunks ? " · " + chunks + " chunks" : "")),
         ...queries.map((q) => el("p", { class: "sub" }, q)),
         fallback ? el("p", { class: "error" }, "Done without: " + fallback) : null,
       ),
