@@ -4,7 +4,7 @@
 
 DIR holds `CUAD_public.json.gz` (SQuAD form; `*_extra*` files beside it join in) and `pdf/` with the
 labs' contract. The labs printed averages for Llama-3-8B on the same 32 questions; here the embedded
-135M model answers them on a CPU, trained on other contracts only. About 30 minutes on two cores;
+135M model answers them on a CPU, trained on other contracts only. About 90 minutes on two cores;
 interrupted, the same command goes on.
 """
 
