@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from domainlm import __version__, contenders, optimize, pricing, provenance
-from domainlm.artifacts import Progress, RunDir, Silent, digest, dump_json, write_atomic
+from domainlm import contenders, optimize, pricing
+from domainlm.artifacts import Progress, RunDir, Silent, dump_json, write_atomic
 from domainlm.config import Config
 from domainlm.diagnose import Waterfall, waterfall, without
 from domainlm.errors import ConfigError, DataError
 from domainlm.evaluation import cost
-from domainlm.experiment import indexed, load_result, prepare, read_questions, tune
+from domainlm.experiment import (
+    corpus_key,
+    indexed,
+    load_result,
+    prepare,
+    split_corpus,
+    tune,
+)
 from domainlm.graph.store import Graph
 from domainlm.rag.graph import open_graph
 from domainlm.rag.rerank import TokenEmbedder
-from domainlm.rag.stages import Resources
-from domainlm.schema import Answer, Question, QuestionSet, RunResult
+from domainlm.schema import Answer, Question, RunResult
 
 SEARCH = "search.json"
 
@@ -47,11 +53,7 @@ def search(
     hosted = pricing.model_price(config, prices)
     with RunDir(config.folder, progress.stage) as folder:
         documents, _, index, _ = indexed(config, folder, progress)
-        corpus_key = digest(provenance.folder_digest(config.documents), __version__)
-        split_key = digest(corpus_key, provenance.file_digest(config.questions), config.split)
-        questions: QuestionSet = folder.stage(
-            "questions", split_key, QuestionSet, lambda: read_questions(config, documents)
-        )
+        questions, _ = split_corpus(config, folder, corpus_key(config), documents)
         by_id = {d.id: d for d in documents}
         asked, resources = contenders.tuning_ground(config, index, by_id, questions, index.embedder)
         progress.stage("search", False)
@@ -89,12 +91,8 @@ def diagnose(config: Config, arm: str = "", progress: Progress | None = None) ->
     with RunDir(config.folder, progress.stage) as folder:
         ground = prepare(config, folder, progress)
         progress.stage("diagnose", False)
-        resources = Resources(
-            ground.index,
-            ground.by_id,
-            ground.embedder,
-            lambda: contenders.load_model(config),
-            examples=ground.questions.train,
+        resources = contenders.stage_resources(
+            config, ground.index, ground.by_id, ground.questions, ground.embedder
         )
         return waterfall(
             arm or _reading_arm(result),

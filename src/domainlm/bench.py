@@ -10,13 +10,12 @@ from pathlib import Path
 
 from domainlm.artifacts import Log, Progress, RunDir, digest
 from domainlm.config import ArmName, Config
-from domainlm.contenders import base_checkpoint, load_model
+from domainlm.contenders import base_checkpoint, load_model, stage_resources
 from domainlm.evaluation import roi
 from domainlm.memory import PeakMemory, release
 from domainlm.models.base import ChatModel, Embedder
 from domainlm.rag.pipeline import Arm, Retrieval, closed_book, with_retrieval
 from domainlm.rag.reading import with_documents
-from domainlm.rag.stages import Resources
 from domainlm.retrieval import Index
 from domainlm.schema import (
     Adapter,
@@ -55,14 +54,7 @@ class Bench:
         self._spec = spec
         self._adapters: dict[str, Adapter] = {}
         self.row_counts: dict[str, int] = {}
-        self._resources = Resources(
-            index,
-            documents,
-            embedder,
-            lambda: load_model(config),
-            examples=questions.train,
-            allow_download=config.allow_download,
-        )
+        self._resources = stage_resources(config, index, documents, questions, embedder)
         limits = config.evaluation
         self.asked: list[Question] = [
             *sample(questions.dev, limits.dev_questions),

@@ -143,16 +143,30 @@ def tuning_ground(
     held_out = len(usable) >= 10
     if not held_out:
         usable = [q for q in questions.train if q.evidence or q.doc_ids]
-    resources = Resources(
+    return usable, stage_resources(
+        config, index, documents, questions, embedder, leave_one_out=not held_out
+    )
+
+
+def stage_resources(
+    config: Config,
+    index: Index,
+    documents: Mapping[str, Document],
+    questions: QuestionSet,
+    embedder: Embedder,
+    *,
+    leave_one_out: bool = False,
+) -> Resources:
+    """What the stages of a pipeline may use; the base model is loaded at the first need."""
+    return Resources(
         index,
         documents,
         embedder,
         lambda: load_model(config),
         examples=questions.train,
-        leave_one_out=not held_out,
+        leave_one_out=leave_one_out,
         allow_download=config.allow_download,
     )
-    return usable, resources
 
 
 _OBJECTIVES = ("evidence_recall", "doc_recall")

@@ -174,7 +174,7 @@ def without(spec: RagSpec, stage: str) -> RagSpec:
         rerank=kept(spec.rerank),
         post=kept(spec.post),
     )
-    if stage == "hybrid" and not kept(spec.retrieve) and kept(spec.retrieve) != spec.retrieve:
+    if stage == "hybrid" and not kept(spec.retrieve):
         raise ConfigError("'hybrid' is this pipeline's only retriever; switch off another stage")
     if changed == spec:
         phases = (spec.pre, spec.retrieve, spec.rerank, spec.post)

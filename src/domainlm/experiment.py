@@ -164,14 +164,11 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
 def prepare(config: Config, folder: RunDir, progress: Progress) -> Ground:
     """Documents, questions, index and pipeline: what every arm stands on."""
     provenance.refuse_mixed_folders(config)
-    corpus_key = digest(provenance.folder_digest(config.documents), __version__)
-    split_key = digest(corpus_key, provenance.file_digest(config.questions), config.split)
-    documents, quarantined = read_corpus(config, folder, corpus_key, progress)
-    questions: QuestionSet = folder.stage(
-        "questions", split_key, QuestionSet, lambda: read_questions(config, documents)
-    )
+    read_key = corpus_key(config)
+    documents, quarantined = read_corpus(config, folder, read_key, progress)
+    questions, split_key = split_corpus(config, folder, read_key, documents)
     embedder = contenders.load_configured_embedder(config)
-    index_key = digest(corpus_key, config.chunking, embedder.name)
+    index_key = digest(read_key, config.chunking, embedder.name)
     index, _ = contenders.open_index(folder, index_key, config, documents, embedder, progress)
     pipeline_key = digest(
         index_key, split_key, config.rag, config.evaluation.dev_questions, merges_of(index)
@@ -190,7 +187,7 @@ def prepare(config: Config, folder: RunDir, progress: Progress) -> Ground:
         index,
         trials,
         embedder,
-        corpus_key,
+        read_key,
         split_key,
         pipeline_key,
     )
@@ -254,7 +251,7 @@ def indexed(
 ) -> tuple[tuple[Document, ...], tuple[Quarantined, ...], Index, IndexDelta]:
     """Documents, what was set aside, their index and what building it changed."""
     provenance.refuse_mixed_folders(config)
-    key = digest(provenance.folder_digest(config.documents), __version__)
+    key = corpus_key(config)
     documents, quarantined = read_corpus(config, folder, key, progress)
     embedder = contenders.load_configured_embedder(config)
     index_key = digest(key, config.chunking, embedder.name)
@@ -302,6 +299,22 @@ def set_aside(config: Config) -> None:
         # The lock refuses while another process works there.
         with RunDir(config.folder), writing(config.folder):
             config.folder.rename(config.folder.with_name(f"{config.name}.{stamp}"))
+
+
+def corpus_key(config: Config) -> str:
+    """Digest of the documents as they are, and of the code that reads them."""
+    return digest(provenance.folder_digest(config.documents), __version__)
+
+
+def split_corpus(
+    config: Config, folder: RunDir, key: str, documents: tuple[Document, ...]
+) -> tuple[QuestionSet, str]:
+    """The questions split by document, and the digest of what the split depends on."""
+    split_key = digest(key, provenance.file_digest(config.questions), config.split)
+    questions: QuestionSet = folder.stage(
+        "questions", split_key, QuestionSet, lambda: read_questions(config, documents)
+    )
+    return questions, split_key
 
 
 def read_corpus(

@@ -24,12 +24,7 @@ def sentences(resources: Resources, *, keep: float = 0.5, around: int = 0) -> Po
     """
 
     def process(question: str, passages: Sequence[Passage]) -> list[Passage]:
-        parts = [
-            (n, start, end)
-            for n, p in enumerate(passages)
-            for start, end in sentence_spans(p.text)
-            if p.text[start:end].strip()
-        ]
+        parts = _sentences(passages)
         if len(parts) < 2:
             return list(passages)
         query = resources.index.embed_queries([question])[0]
@@ -64,12 +59,7 @@ def perplexity(resources: Resources, *, keep: float = 0.6, max_chars: int = 6000
             raise ConfigError(
                 "`perplexity` needs token probabilities; use it with the embedded or a local model"
             )
-        parts = [
-            (n, start, end)
-            for n, p in enumerate(passages)
-            for start, end in sentence_spans(p.text[:max_chars])
-            if p.text[start:end].strip()
-        ]
+        parts = _sentences(passages, max_chars)
         texts = [passages[n].text[start:end] for n, start, end in parts]
         if len(texts) < 2:
             return list(passages)
@@ -84,6 +74,18 @@ def perplexity(resources: Resources, *, keep: float = 0.6, max_chars: int = 6000
         return _shown(passages, [parts[i] for i in sorted(chosen)])
 
     return process
+
+
+def _sentences(
+    passages: Sequence[Passage], max_chars: int | None = None
+) -> list[tuple[int, int, int]]:
+    """(passage, start, end) of every sentence, of the first `max_chars` characters if given."""
+    return [
+        (n, start, end)
+        for n, p in enumerate(passages)
+        for start, end in sentence_spans(p.text[:max_chars])
+        if p.text[start:end].strip()
+    ]
 
 
 def _shown(passages: Sequence[Passage], parts: Sequence[tuple[int, int, int]]) -> list[Passage]:
