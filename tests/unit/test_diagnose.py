@@ -7,14 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from domainlm.corpus.chunking import chunk_document
 from domainlm.diagnose import Waterfall, waterfall, without
 from domainlm.errors import ConfigError
-from domainlm.models.fake import FakeEmbedder
 from domainlm.rag.pipeline import Retrieval
 from domainlm.rag.stages import Resources
-from domainlm.retrieval import build_index
 from domainlm.schema import Answer, Document, Outcome, Question, RagSpec, Score, StageSpec
+from tests.unit.corpora import resources_of
 
 SPEC = RagSpec(retrieve=(StageSpec("bm25"),), passages=1)
 NAMES = [f"site{n}" for n in range(12)]
@@ -33,15 +31,7 @@ def resources(tmp_path: Path) -> Resources:
         )
         for n in NAMES
     ]
-    embedder = FakeEmbedder()
-    index = build_index(
-        tmp_path / "index",
-        documents,
-        lambda d: chunk_document(d, tokens=10, header=False),
-        embedder,
-        store="memory",
-    )
-    return Resources(index, {d.id: d for d in documents}, embedder)
+    return resources_of(tmp_path, documents, tokens=10)
 
 
 def ask(text: str, evidence: tuple[str, ...], name: str = "site3") -> Question:

@@ -11,13 +11,11 @@ import yaml
 
 from domainlm import optimize, stats
 from domainlm.config import RagConfig
-from domainlm.corpus.chunking import chunk_document
 from domainlm.errors import DataError
-from domainlm.models.fake import FakeEmbedder
 from domainlm.optimize import Entry, Prices, as_yaml, search, space
 from domainlm.rag.stages import Resources
-from domainlm.retrieval import build_index
 from domainlm.schema import Document, Question, RagSpec, StageSpec
+from tests.unit.corpora import resources_of
 
 PRICES = Prices(0.001, 1 / 800)
 
@@ -75,15 +73,7 @@ def resources(tmp_path: Path) -> Resources:
     for n, name in enumerate(names):
         text = f"{name} stands by the river. Its pressure is {n + 3} bar. Visitors sign the book."
         documents.append(Document(f"{name}.txt", name, f"{name}.txt", text, "text/plain", name))
-    embedder = FakeEmbedder()
-    index = build_index(
-        tmp_path / "index",
-        documents,
-        lambda d: chunk_document(d, tokens=60),
-        embedder,
-        store="memory",
-    )
-    return Resources(index, {d.id: d for d in documents}, embedder)
+    return resources_of(tmp_path, documents, header=True)
 
 
 def questions() -> list[Question]:

@@ -8,14 +8,12 @@ from pathlib import Path
 import pytest
 
 from domainlm.artifacts import Log
-from domainlm.corpus.chunking import chunk_document
 from domainlm.errors import ConfigError
-from domainlm.models.fake import FakeEmbedder, FakeModel
+from domainlm.models.fake import FakeModel
 from domainlm.rag import prompts
 from domainlm.rag.pipeline import Retrieval, closed_book, with_retrieval
 from domainlm.rag.rocchio import evidence_spans
 from domainlm.rag.stages import Resources, build_stage
-from domainlm.retrieval import build_index
 from domainlm.schema import (
     ABSTENTION,
     Chat,
@@ -26,6 +24,7 @@ from domainlm.schema import (
     StageSpec,
 )
 from domainlm.training.data import Synthesis, raft_rows, write_questions
+from tests.unit.corpora import resources_of
 
 PLANTS = ("Alder", "Birch", "Cedar", "Dogwood", "Elm", "Fir")
 
@@ -56,16 +55,8 @@ def asked(n: int, name: str) -> Question:
 @pytest.fixture
 def resources(tmp_path: Path) -> Resources:
     documents = [document(n, name) for n, name in enumerate(PLANTS)]
-    embedder = FakeEmbedder()
-    index = build_index(
-        tmp_path / "index",
-        documents,
-        lambda d: chunk_document(d, tokens=20, header=False),
-        embedder,
-        store="memory",
-    )
     examples = tuple(asked(n, name) for n, name in enumerate(PLANTS[:4]))
-    return Resources(index, {d.id: d for d in documents}, embedder, examples=examples)
+    return resources_of(tmp_path, documents, tokens=20, examples=examples)
 
 
 def first(resources: Resources, use: str, question: Question) -> str:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from domainlm.corpus.chunking import chunk_document
-from domainlm.models.fake import FakeEmbedder, FakeModel
+from domainlm.models.fake import FakeModel
 from domainlm.rag.pipeline import Retrieval
 from domainlm.rag.reading import agree, date_of, with_documents
-from domainlm.rag.stages import Resources
-from domainlm.retrieval import build_index
 from domainlm.schema import ABSTENTION, Answer, Chat, Document, Question, RagSpec, Sampling
+from tests.unit.corpora import resources_of
 
 TEXTS = {
     "old.txt": "The fee for parking is 4 euros a day.",
@@ -38,17 +36,9 @@ def answer(tmp_path: Path, text: str, model: FakeModel, texts: dict[str, str] = 
         Document(n, n[:-4], n, t, "text/plain", n, metadata=DATES.get(n, {}))
         for n, t in texts.items()
     ]
-    embedder = FakeEmbedder()
-    index = build_index(
-        tmp_path / "index",
-        documents,
-        lambda d: chunk_document(d, tokens=60),
-        embedder,
-        store="memory",
-    )
-    by_id = {d.id: d for d in documents}
-    retrieval = Retrieval(RagSpec(passages=3), Resources(index, by_id, embedder))
-    arm = with_documents("rag", model, Sampling(), retrieval, by_id)
+    resources = resources_of(tmp_path, documents, header=True)
+    retrieval = Retrieval(RagSpec(passages=3), resources)
+    arm = with_documents("rag", model, Sampling(), retrieval, resources.documents)
     return arm.answer([Question("q", text)])[0]
 
 

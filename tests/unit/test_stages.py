@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from domainlm.corpus.chunking import chunk_document
 from domainlm.errors import ConfigError, ModelError
 from domainlm.models.fake import FakeEmbedder, FakeModel
 from domainlm.rag.pipeline import Retrieval, with_retrieval
 from domainlm.rag.rerank import reorder
 from domainlm.rag.stages import Resources, build_stage
-from domainlm.retrieval import build_index
 from domainlm.schema import Document, Passage, Question, RagSpec, Sampling, StageSpec
+from tests.unit.corpora import resources_of
 
 TEXTS = {
     "valve.txt": "The valve closes at nine bar. It is made of brass.",
@@ -26,16 +25,7 @@ TEXTS = {
 
 def resources_with(folder: Path, model: FakeModel | None = None) -> Resources:
     documents = [Document(n, n[:-4], n, t, "text/plain", n) for n, t in TEXTS.items()]
-    embedder = FakeEmbedder()
-    index = build_index(
-        folder / "index",
-        documents,
-        lambda d: chunk_document(d, tokens=60),
-        embedder,
-        store="memory",
-    )
-    load = (lambda: model) if model else None
-    return Resources(index, {d.id: d for d in documents}, embedder, load)
+    return resources_of(folder, documents, header=True, model=model)
 
 
 def passage(doc: str, score: float = 1.0) -> Passage:
@@ -268,15 +258,7 @@ def test_hops_reach_what_the_question_does_not_name(tmp_path: Path) -> None:
         **{f"o{n}.txt": f"The film number {n} had no director at all." for n in range(60)},
     }
     documents = [Document(n, n, n, t, "text/plain", n) for n, t in texts.items()]
-    embedder = FakeEmbedder()
-    index = build_index(
-        tmp_path / "index",
-        documents,
-        lambda d: chunk_document(d, tokens=60),
-        embedder,
-        store="memory",
-    )
-    resources = Resources(index, {d.id: d for d in documents}, embedder)
+    resources = resources_of(tmp_path, documents, header=True)
     question = Question("q", "Who directed the film Night Train?")
     one = Retrieval(RagSpec(passages=4), resources)(question)
     two = Retrieval(RagSpec(retrieve=(StageSpec("hops"),), passages=4), resources)(question)
