@@ -24,6 +24,7 @@ from domainlm.models.adapted import (
     is_checkpoint,
     prefixed_cache,
 )
+from domainlm.models.attention import use_groups
 from domainlm.models.base import report_call
 from domainlm.models.decoding import choose, end_tokens, render_prompt, stop_at, stream_seed
 from domainlm.models.embedded import MODEL_NAME, ensure_checkpoint, first_line, quiet_loading
@@ -105,6 +106,7 @@ class LocalModel:
         if not self.tokenizer.chat_template:
             raise ModelError(f"{path_or_id} has no chat template; choose an instruct model")
         self.model = model.to(device=self.device, dtype=self.dtype).eval()
+        use_groups(self.model)
         self._prefix: Prefix = tuple(
             (k.to(self.device, self.dtype), v.to(self.device, self.dtype)) for k, v in prefix
         )
