@@ -14,10 +14,8 @@ from domainlm.contenders import base_checkpoint, load_model, stage_resources
 from domainlm.memory import PeakMemory, release
 from domainlm.models.base import ChatModel, Embedder
 from domainlm.rag import derived_search
-from domainlm.rag.communities import by_community
-from domainlm.rag.pipeline import Arm, Retrieval, closed_book, with_retrieval
-from domainlm.rag.reading import with_documents
-from domainlm.rag.replug import with_ensemble
+from domainlm.rag.arms import CLOSED_BOOK, arm_of
+from domainlm.rag.pipeline import Arm, Retrieval
 from domainlm.registry import registry_of
 from domainlm.retrieval import Index
 from domainlm.schema import (
@@ -279,18 +277,11 @@ class Bench:
         decoding = self._config.decoding
         limit = max_tokens or decoding.max_tokens
         sampling = Sampling(limit, decoding.temperature, decoding.seed)
-        if name in ("base", "tuned"):
-            return closed_book(name, model, sampling)
-        retrieval = Retrieval(self._spec, self._resources)
-        retrieval.prepare(self.asked)
-        if self._spec.reader == "per_document":
-            return with_documents(name, model, sampling, retrieval, self._documents)
-        if self._spec.reader == "replug":
-            return with_ensemble(name, model, sampling, retrieval)
-        if self._spec.reader == "global":
-            grouping = by_community(self._resources)
-            return with_documents(name, model, sampling, retrieval, self._documents, grouping)
-        return with_retrieval(name, model, sampling, retrieval)
+        retrieval = None
+        if name not in CLOSED_BOOK:
+            retrieval = Retrieval(self._spec, self._resources)
+            retrieval.prepare(self.asked)
+        return arm_of(name, model, sampling, retrieval)
 
     def _probe(self, name: ArmName, arm: Arm, model: ChatModel) -> list[float]:
         """Seconds of single questions, asked one at a time after a short warm-up."""
@@ -313,7 +304,7 @@ class Bench:
 
     def setup(self, arm: str, adapters: Sequence[Adapter]) -> Setup:
         """What an arm took: machine time of index, question writing and training, and storage."""
-        retrieves = arm not in ("base", "tuned")
+        retrieves = arm not in CLOSED_BOOK
         trained = [a for a in adapters if a.name == ADAPTER_OF.get(arm)]  # type: ignore[call-overload]
         places = [self._folder.path / a.path for a in trained]
         indexing = 0.0

@@ -61,7 +61,7 @@ class Retrieval:
             ConfigError: a stage or a setting is unknown.
         """
         self.spec = spec
-        self._resources, self._memo = resources, memo
+        self.resources, self._memo = resources, memo
         self._pre: list[QueryTransform] = [build_stage("pre", s, resources) for s in spec.pre]
         self._retrievers: list[Retriever] = [
             build_stage("retrieve", s, resources) for s in spec.retrieve
@@ -81,7 +81,7 @@ class Retrieval:
                 stage.prepare()
         # An embedder that is down shows in each answer's trace.
         with contextlib.suppress(ModelError):
-            self._resources.index.embed_queries([q.text for q in questions])
+            self.resources.index.embed_queries([q.text for q in questions])
 
     def quotes(self) -> list[Quote]:
         """What the texts that stages still have to derive would take; no model is asked."""

@@ -1,0 +1,7 @@
+"""domainlm's own endpoints."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+router = APIRouter(prefix="/api", tags=["domainlm"])
