@@ -1,4 +1,4 @@
-"""Comparisons whose arms are hidden until the vote: kept in a file, so that a restart loses none."""
+"""Comparisons whose arms are hidden until the vote; kept in a file, so that none is lost."""
 
 from __future__ import annotations
 

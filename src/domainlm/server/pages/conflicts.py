@@ -1,6 +1,6 @@
 """Where people contradict each other, and how an adjudicator settles it.
 
-Settled as in `feedback.rows`: a person's newest word stands, and an adjudicator's before all others.
+Settled as in `feedback.rows`: a person's newest word stands, an adjudicator's before all others.
 Conflicts about held-out questions count too: they spoil what the gate measures.
 """
 
@@ -73,12 +73,12 @@ def conflicts(events: Sequence[FeedbackEvent], texts: Mapping[str, str]) -> list
                  g.answer)  # fmt: skip
     for p in preferences(events):
         if p.source != "edit":
-            place = ("choice", p.question_id, p.a.text_sha256, p.b.text_sha256)
-            said(place, p.actor, p.outcome, p.events[-1], p.a, p.b)
+            pair = ("choice", p.question_id, p.a.text_sha256, p.b.text_sha256)
+            said(pair, p.actor, p.outcome, p.events[-1], p.a, p.b)
     for event in events:
         if isinstance(event.payload, Edit):
-            place = ("edit", event.question_id, event.shown[0].text_sha256)
-            said(place, event.actor, event.payload.text_sha256, event.id, event.shown[0])
+            answer = ("edit", event.question_id, event.shown[0].text_sha256)
+            said(answer, event.actor, event.payload.text_sha256, event.id, event.shown[0])
     found = []
     for place, by_name in words.items():
         if any(actor.role == ADJUDICATOR for actor, _, _ in by_name.values()):

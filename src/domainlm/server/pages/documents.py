@@ -68,7 +68,7 @@ def router(desk: Desk) -> APIRouter:
         )
 
     @routes.get("/documents")
-    def documents(request: Request, q: str = "", page_: int = 1, said: str = "") -> Response:
+    def documents(request: Request, q: str = "", said: str = "") -> Response:
         number = request.query_params.get("page", "1")
         message = _SAID.get(said, "")
         return page(
@@ -127,7 +127,7 @@ def router(desk: Desk) -> APIRouter:
                 "This document has changed since the answer was written; the marked place may be "
                 "another one."
             )
-        context = {
+        context: dict[str, Any] = {
             "document": document,
             "parts": excerpt(document.text, start, end),
             "span": span or (0, 0),

@@ -37,7 +37,7 @@ class Runs:
         self._read: dict[Path, tuple[tuple[int, int], RunResult]] = {}
 
     def all(self) -> list[Finished]:
-        """The current run and those set aside, newest first; one that cannot be read is left out."""
+        """The current run and those set aside, newest first; unreadable ones are left out."""
         name = self._config.name
         folders = [self._config.folder, *self._config.output.glob(f"{name}.[0-9]*")]
         found = []

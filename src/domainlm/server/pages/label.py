@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request, Response
-from fastapi.responses import RedirectResponse
 
 from domainlm.errors import DataError, DomainLMError
 from domainlm.feedback.events import text_digest
 from domainlm.feedback.queue import Queue
-from domainlm.schema import Actor, RunResult
 from domainlm.feedback.record import Words
+from domainlm.schema import Actor, RunResult
 from domainlm.server.pages.blind import LETTERS
 from domainlm.server.pages.citing import AnswerView, view_of
 from domainlm.server.pages.desk import Desk
@@ -202,10 +201,10 @@ def _minutes(queue: Queue) -> str:
 
 def _finish(queue: Queue) -> str:
     found = queue.estimate
-    if found is None or found.mean.low is None or found.mean.high is None:
+    if found is None:
         return ""
-    m = found.mean
-    return (
-        f"People prefer {queue.a} to {queue.b} by {100 * m.value:+.0f} points "
-        f"({100 * m.low:+.0f} to {100 * m.high:+.0f})."
-    )
+    mean = found.mean
+    said = f"People prefer {queue.a} to {queue.b} by {100 * mean.value:+.0f} points"
+    if mean.low is None or mean.high is None:
+        return f"{said}."
+    return f"{said} ({100 * mean.low:+.0f} to {100 * mean.high:+.0f})."

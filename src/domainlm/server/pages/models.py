@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import RedirectResponse
 
+from domainlm.config import ARMS
 from domainlm.registry import Origin, Registry
 from domainlm.report import charts
 from domainlm.report import format as fmt
@@ -74,7 +75,7 @@ def router(desk: Desk) -> APIRouter:
             line=list(_line_of_descent(origin)),
             champion=now,
             passed=bool(gates) and gates[-1].result.decision == "PROMOTE",
-            curve=charts.curve(adapter, fmt.arm_slots(fmt.ARMS).get(record.arm, 0)),
+            curve=charts.curve(adapter, fmt.arm_slots(ARMS).get(record.arm, 0)),
             events=_events(desk, record),
             settings=json.dumps(
                 {"settings": record.settings, "seed": record.seed, "versions": record.versions},

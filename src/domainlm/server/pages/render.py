@@ -11,6 +11,7 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse
 from markupsafe import Markup
 
+from domainlm.config import ARMS
 from domainlm.report import format as fmt
 from domainlm.report.html import add_filters
 from domainlm.server.auth import User
@@ -42,7 +43,7 @@ def environment() -> jinja2.Environment:
         loader=jinja2.FunctionLoader(read),
     )
     add_filters(env)
-    env.globals |= {"asset": address, "places": PLACES, "slots": fmt.arm_slots(fmt.ARMS)}
+    env.globals |= {"asset": address, "places": PLACES, "slots": fmt.arm_slots(ARMS)}
     return env
 
 

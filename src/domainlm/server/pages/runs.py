@@ -1,4 +1,4 @@
-"""Runs and verdict: the report live, all runs, two of them compared; and the jobs that make them."""
+"""Runs and verdict: the report live, all runs, two of them compared; and jobs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 
+from domainlm.config import ARMS
 from domainlm.report import format as fmt
 from domainlm.report.html import to_content, to_html
 from domainlm.server.failures import NotFound
@@ -57,7 +58,7 @@ def router(desk: Desk) -> APIRouter:
             "runs",
             runs=found,
             rows=[_row(f) for f in found],
-            chart=history(names, scores_over(oldest), fmt.arm_slots(fmt.ARMS)),
+            chart=history(names, scores_over(oldest), fmt.arm_slots(ARMS)),
             **jobs_for(desk, "run"),
         )
 
@@ -100,7 +101,7 @@ def router(desk: Desk) -> APIRouter:
     def start(request: Request, kind: str) -> Response:
         if kind not in KINDS:
             raise NotFound(f"there is no job {kind[:40]!r}; there are {', '.join(KINDS)}")
-        made = site.jobs.start(kind, request.state.user.name)  # type: ignore[arg-type]
+        made = site.jobs.start(kind, request.state.user.name)
         site.audit.note(request.state.user.name, "start", job=made.id, kind=kind)
         return RedirectResponse(_BACK[kind], 303)
 
