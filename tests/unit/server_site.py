@@ -72,7 +72,7 @@ class Running:
 @contextlib.contextmanager
 def running(config: Config) -> Iterator[Running]:
     """Serve a configuration on a free port in a thread of this process."""
-    bound = socket.socket()
+    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.bind(("127.0.0.1", 0))
     site = open_site(config)
     server = server_of(site)

@@ -89,7 +89,7 @@ def to_html(result: RunResult, *, max_bytes: int = MAX_BYTES) -> str:
     is what makes it larger.
     """
     slots = fmt.arm_slots(fmt.arm_names(result))
-    template = _template()
+    template = _environment().get_template("template.html.j2")
     view = _view(result, slots)
     bare = template.render(**view, data=Markup("{}"), notes=[])
     budget = max_bytes - len(bare.encode("utf-8", "replace")) - _RESERVE
@@ -97,14 +97,42 @@ def to_html(result: RunResult, *, max_bytes: int = MAX_BYTES) -> str:
     return template.render(**view, data=Markup(data), notes=notes)  # noqa: S704
 
 
+def to_content(result: RunResult, *, max_bytes: int) -> tuple[Markup, Markup]:
+    """The report without its page, for an application that has the style sheet and the script.
+
+    Returns:
+        HTML of header and main part, and the JSON of the question browser, which belongs into a
+        `<script type="application/json" id="run-data">`.
+    """
+    slots = fmt.arm_slots(fmt.arm_names(result))
+    data, notes = embed(result, slots, max_bytes)
+    html = _environment().get_template("content.html.j2").render(_view(result, slots), notes=notes)
+    return Markup(html), Markup(data)  # noqa: S704
+
+
+def style_and_script() -> tuple[str, str]:
+    """The report's style sheet and script."""
+    return _read("style.css").strip(), _read("script.js").strip()
+
+
 def _read(name: str) -> str:
     return resources.files(__package__).joinpath(name).read_text("utf-8")
 
 
-def _template() -> jinja2.Template:
+def _environment() -> jinja2.Environment:
     env = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(_read),
     )
+    add_filters(env)
+    return env
+
+
+def add_filters(env: jinja2.Environment) -> None:
+    """Numbers, names and marks as the report writes them."""
     for name in ("number", "count", "usd", "seconds", "memory", "points", "p_value", "words"):
         env.filters[name] = getattr(fmt, name)
     env.filters |= {
@@ -118,11 +146,10 @@ def _template() -> jinja2.Template:
         "detectable": fmt.detectable,
     }
     env.globals["swatch"] = charts.swatch
-    return env.from_string(_read("template.html.j2"))
 
 
 def _view(result: RunResult, slots: dict[str, int]) -> dict[str, Any]:
-    style, script = _read("style.css").strip(), _read("script.js").strip()
+    style, script = style_and_script()
     return {
         "r": result,
         "slots": slots,

@@ -75,7 +75,7 @@ def create_app(site: Site) -> FastAPI:
     app.add_middleware(
         BodyLimit,
         most=serve.max_body_kb * 1024,
-        uploads="/api/documents",
+        uploads=("/api/documents", "/documents/upload"),
         # Boundaries and the names of the parts come on top.
         most_upload=serve.max_upload_mb * 2**20 + 2**16,
     )

@@ -46,7 +46,9 @@ class Rates:
 class BodyLimit:
     """Middleware that refuses a body above its limit, before and while it is read."""
 
-    def __init__(self, app: ASGIApp, *, most: int, uploads: str, most_upload: int) -> None:
+    def __init__(
+        self, app: ASGIApp, *, most: int, uploads: tuple[str, ...], most_upload: int
+    ) -> None:
         self._app, self._most = app, most
         self._uploads, self._most_upload = uploads, most_upload
 
@@ -55,7 +57,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        upload = scope["path"] == self._uploads and scope["method"] == "POST"
+        upload = scope["path"] in self._uploads and scope["method"] == "POST"
         most = self._most_upload if upload else self._most
         declared = next((v for k, v in scope["headers"] if k == b"content-length"), b"0")
         if not declared.isdigit() or int(declared) > most:
