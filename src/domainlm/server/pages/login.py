@@ -11,10 +11,10 @@ from fastapi.responses import RedirectResponse
 
 from domainlm.server.failures import HttpFailure
 from domainlm.server.gate import (
-    _refuse_other_sites,
     begin_session,
     end_session,
     find_session,
+    refuse_other_sites,
     sign_in,
 )
 from domainlm.server.pages.desk import Desk
@@ -47,7 +47,7 @@ def router(desk: Desk) -> APIRouter:
         secret: Annotated[str, Form()] = "",
         next: Annotated[str, Form()] = "/ask",  # noqa: A002
     ) -> Response:
-        _refuse_other_sites(request)
+        refuse_other_sites(request)
         onward = within(next)
         try:
             user = await sign_in(request, site, name[:_LONGEST].strip(), secret[:_LONGEST])
