@@ -165,7 +165,7 @@ def _row(document: Document) -> dict[str, Any]:
         "id": document.id,
         "title": document.title,
         "source": document.source,
-        "kind": document.media_type.rpartition("/")[2][:24],
+        "kind": Path(document.source).suffix.lstrip(".").upper()[:8],
         "characters": len(document.text),
         "href": place(document.id, 0, 0).removesuffix("#hit"),
     }

@@ -155,7 +155,7 @@
     for (const slider of root.querySelectorAll?.("input[type=range][data-for]") || []) {
       const field = byId(slider.dataset.for);
       const log = "log" in slider.dataset;
-      const shown = () => (log ? Math.log10(Math.max(1, Number(field.value) || 1)) : field.value);
+      const shown = () => (field.value === "" ? slider.min : log ? Math.log10(Math.max(1, Number(field.value) || 1)) : field.value);
       slider.value = shown();
       slider.addEventListener("input", () => {
         const raw = Number(slider.value);
