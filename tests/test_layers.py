@@ -50,6 +50,7 @@ FLOORS = {
 }
 TORCH_ROOMS = {
     "models/adapted.py",
+    "models/attention.py",
     "models/local.py",
     "models/decoding.py",
     "models/ensemble.py",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from domainlm.errors import DataError
 from domainlm.feedback.asked import Asked
@@ -100,7 +100,6 @@ def from_answers(
     *,
     rubric: str = "",
     supersedes: str = "",
-    event_id: str = "",
 ) -> tuple[FeedbackEvent, dict[str, str]]:
     """As `from_run`, about answers that were shown in this order; `prefer` and `rank` name their
     ids, as arms may recur.
@@ -110,8 +109,7 @@ def from_answers(
     """
     ids = [show(answer)[0].answer_id for answer in answers]
     _only_one(words, ids)
-    event, texts = _event(question, answers, words, actor, rubric, supersedes, ids)
-    return replace(event, id=event_id), texts
+    return _event(question, answers, words, actor, rubric, supersedes, ids)
 
 
 def _only_one(words: Words, arms: Sequence[str]) -> None:

@@ -24,6 +24,7 @@ from domainlm.models.adapted import (
     is_checkpoint,
     prefixed_cache,
 )
+from domainlm.models.attention import use_groups
 from domainlm.models.base import Listener, report_call
 from domainlm.models.decoding import (
     Piecewise,
@@ -112,6 +113,7 @@ class LocalModel:
         if not self.tokenizer.chat_template:
             raise ModelError(f"{path_or_id} has no chat template; choose an instruct model")
         self.model = model.to(device=self.device, dtype=self.dtype).eval()
+        use_groups(self.model)
         self._prefix: Prefix = tuple(
             (k.to(self.device, self.dtype), v.to(self.device, self.dtype)) for k, v in prefix
         )

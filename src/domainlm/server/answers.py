@@ -46,25 +46,31 @@ class Answers:
             self._remember(given)
         return given
 
-    def find(self, answer_id: str) -> Given:
-        """The answer of that id; one that was given long ago is looked up in the file.
-
-        Raises:
-            DataError: there is none.
-        """
+    def get(self, answer_id: str) -> Given | None:
+        """The answer of that id, if there is one; old ones are looked up in the file."""
         with self._lock:
             found = self._latest.get(answer_id)
             if found is None:
                 kept: list[Asked] = Log(self._path, Asked).read()
                 made = (_given(a) for a in reversed(kept))
                 found = next((g for g in made if g.id == answer_id), None)
-            if found is None:
-                raise DataError(
-                    f"there is no answer {answer_id[:80]!r}; ask again and use the id that comes "
-                    "with the answer"
-                )
-            self._remember(found)
+            if found is not None:
+                self._remember(found)
             return found
+
+    def find(self, answer_id: str) -> Given:
+        """The answer of that id.
+
+        Raises:
+            DataError: there is none.
+        """
+        found = self.get(answer_id)
+        if found is None:
+            raise DataError(
+                f"there is no answer {answer_id[:80]!r}; ask again and use the id that comes with "
+                "the answer"
+            )
+        return found
 
     def _remember(self, given: Given) -> None:
         self._latest[given.id] = given

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from domainlm import __version__
 from domainlm.errors import DomainLMError
-from domainlm.server import api, openai_api, pages, state_api
+from domainlm.server import api, pages
 from domainlm.server.failures import HttpFailure, body, status_of
 from domainlm.server.limits import BodyLimit
 from domainlm.server.site import Site
@@ -65,7 +65,7 @@ def create_app(site: Site) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.site = site
-    for router in (openai_api.router, api.router, state_api.router):
+    for router in api.ROUTERS:
         app.include_router(router)
     for router in pages.routers(site):
         app.include_router(router, include_in_schema=False)

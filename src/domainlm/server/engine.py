@@ -374,9 +374,11 @@ class Engine:
         self._metrics.tokens.labels("in").inc(answer.tokens_in)
         self._metrics.tokens.labels("out").inc(answer.tokens_out)
         ground = self.ground
-        return self._answers.keep(
-            asked.placed(question.text, ground.questions, ground.written), answer
-        )
+        place = asked.placed(question.text, ground.questions, ground.written)
+        if not ground.split:
+            # It may turn out to repeat a question that will be held out.
+            place = replace(place, split="")
+        return self._answers.keep(place, answer)
 
     def _telling(self, question: _Question) -> Callable[[str], None]:
         """Hands pieces on, and times the first."""

@@ -76,7 +76,7 @@ async def identify(request: Request, site: Site, token: str) -> User:
     session = find_session(request, site)
     unsafe = request.method not in _SAFE
     if unsafe:
-        _refuse_other_sites(request)
+        refuse_other_sites(request)
     if session is None:
         if not local:
             raise HttpFailure(
@@ -178,7 +178,12 @@ def _refuse_other_hosts(request: Request) -> None:
         )
 
 
-def _refuse_other_sites(request: Request) -> None:
+def refuse_other_sites(request: Request) -> None:
+    """Refuse what a browser says to come from a page of another site.
+
+    Raises:
+        HttpFailure: it does.
+    """
     origin = request.headers.get("origin")
     foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host", "")
     if foreign or request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):

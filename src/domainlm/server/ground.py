@@ -47,6 +47,11 @@ class Ground:
     """"tuned" or "raft" -> its own adapter, with a path that can be opened."""
     result: RunResult | None = None
 
+    @property
+    def split(self) -> bool:
+        """Whether the questions have been split, so that one can tell which are held out."""
+        return self.questions is not _NO_QUESTIONS
+
 
 def has_index(config: Config) -> bool:
     """Whether any index was built for this run."""

@@ -233,7 +233,8 @@ def _alive(pid: int, born: float) -> bool:
     """Whether that very process still runs; its number may have passed to another."""
     try:
         process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - born) < 1.0
+        same = abs(process.create_time() - born) < 1.0
+        return bool(same and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False
 

@@ -17,6 +17,7 @@ from domainlm.server.limits import Rates
 from domainlm.server.metrics import Metrics
 from domainlm.server.opinions import Opinions
 from domainlm.server.papers import Papers
+from domainlm.server.runs import Runs
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Site:
     registry: Registry
     jobs: Jobs
     papers: Papers
+    runs: Runs
     users: Users
     sessions: Sessions
     rates: Rates
@@ -69,6 +71,7 @@ def open_site(config: Config) -> Site:
         registry=registry,
         jobs=Jobs(database, config, on_end=engine.reload),
         papers=Papers(config),
+        runs=Runs(config),
         users=users,
         sessions=Sessions(database, serve.session_hours),
         rates=Rates(serve.requests_per_minute),

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from domainlm.schema import Passage
 from domainlm.server.answers import Given
+
+
+class Form(BaseModel):
+    """A body that is sent to us: unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
 class PassageOut(BaseModel):
