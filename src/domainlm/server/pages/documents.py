@@ -18,7 +18,7 @@ from domainlm.server.pages.doors import door
 from domainlm.server.pages.excerpt import excerpt, page_of, place_name
 from domainlm.server.pages.render import is_fragment
 from domainlm.server.pages.runs import jobs_for
-from domainlm.server.pages.sheet import page_png
+from domainlm.server.sheet import page_png
 
 _A_PAGE = 100
 _GONE = (

@@ -11,7 +11,7 @@ from fastapi.responses import RedirectResponse
 
 from domainlm.server.failures import HttpFailure
 from domainlm.server.gate import (
-    _refuse_other_sites,
+    refuse_other_sites,
     begin_session,
     end_session,
     find_session,
@@ -47,7 +47,7 @@ def router(desk: Desk) -> APIRouter:
         secret: Annotated[str, Form()] = "",
         next: Annotated[str, Form()] = "/ask",  # noqa: A002
     ) -> Response:
-        _refuse_other_sites(request)
+        refuse_other_sites(request)
         onward = within(next)
         try:
             user = await sign_in(request, site, name[:_LONGEST].strip(), secret[:_LONGEST])

@@ -98,7 +98,8 @@
     if (!box.open) box.showModal();
     const hit = byId("drawer-body").querySelector("#hit");
     box.scrollTop = 0;
-    if (hit) {
+    // A picture of the page shows the place itself and comes first.
+    if (hit && !byId("drawer-body").querySelector(".sheet")) {
       hit.scrollIntoView({ block: "center" });
       hit.focus({ preventScroll: true });
     }
