@@ -150,6 +150,9 @@ def _told(error: Exception) -> tuple[int, str, str, str | None, dict[str, str]]:
         return status_of(error), str(error), "", None, {}
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            reason = first.get("ctx", {}).get("error", "")
+            return 422, f"the body is not JSON ({reason})", "invalid", None, {}
         where = ".".join(str(part) for part in first["loc"] if part != "body")
         return 422, f"{where or 'the body'}: {first['msg']}", "invalid", where or None, {}
     if isinstance(error, HTTPException):
