@@ -18,7 +18,7 @@ from domainlm.server.pages.doors import door
 from domainlm.server.pages.excerpt import excerpt, page_of, place_name
 from domainlm.server.pages.render import is_fragment
 from domainlm.server.pages.runs import jobs_for
-from domainlm.server.pages.sheet import page_png
+from domainlm.server.sheet import page_png
 
 _A_PAGE = 100
 _GONE = (
@@ -165,7 +165,7 @@ def _row(document: Document) -> dict[str, Any]:
         "id": document.id,
         "title": document.title,
         "source": document.source,
-        "kind": document.media_type.rpartition("/")[2][:24],
+        "kind": Path(document.source).suffix.lstrip(".").upper()[:8],
         "characters": len(document.text),
         "href": place(document.id, 0, 0).removesuffix("#hit"),
     }

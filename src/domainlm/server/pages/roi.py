@@ -63,7 +63,7 @@ def router(desk: Desk) -> APIRouter:
         if result is None:
             return desk.renderer.page(request, "roi.html", "roi", sliders=(), trouble="")
         config = desk.site.config
-        shown: dict[str, Any] = {"trouble": ""}
+        shown: dict[str, Any] = {"trouble": "", "part": part, "changed": False}
         try:
             settings = changed(config, given) if asked else config
             shown |= priced(settings, result)

@@ -98,7 +98,8 @@
     if (!box.open) box.showModal();
     const hit = byId("drawer-body").querySelector("#hit");
     box.scrollTop = 0;
-    if (hit) {
+    // A picture of the page shows the place itself and comes first.
+    if (hit && !byId("drawer-body").querySelector(".sheet")) {
       hit.scrollIntoView({ block: "center" });
       hit.focus({ preventScroll: true });
     }
@@ -155,7 +156,7 @@
     for (const slider of root.querySelectorAll?.("input[type=range][data-for]") || []) {
       const field = byId(slider.dataset.for);
       const log = "log" in slider.dataset;
-      const shown = () => (log ? Math.log10(Math.max(1, Number(field.value) || 1)) : field.value);
+      const shown = () => (field.value === "" ? slider.min : log ? Math.log10(Math.max(1, Number(field.value) || 1)) : field.value);
       slider.value = shown();
       slider.addEventListener("input", () => {
         const raw = Number(slider.value);

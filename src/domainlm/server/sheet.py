@@ -1,6 +1,6 @@
 """A PDF's page as a picture with a quotation marked; in a process of its own, with limits.
 
-    python -m domainlm.server.pages.sheet FILE PAGE < quotation > page.png
+    python -m domainlm.server.sheet FILE PAGE < quotation > page.png
 
 A PDF is hostile: what crashes or hangs its renderer must not take the server along.
 """
@@ -30,7 +30,7 @@ def page_png(path: Path, page: int, quote: str) -> bytes:
     Raises:
         DataError: the page cannot be drawn.
     """
-    command = [sys.executable, "-m", "domainlm.server.pages.sheet", str(path), str(page)]
+    command = [sys.executable, "-m", "domainlm.server.sheet", str(path), str(page)]
     try:
         done = subprocess.run(
             command,
