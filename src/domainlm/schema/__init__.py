@@ -8,6 +8,7 @@ a record is declared once. Character spans are half-open offsets into `Document.
 from domainlm.schema.answers import (
     Answer,
     Citation,
+    Classified,
     Outcome,
     RagSpec,
     Score,
@@ -111,6 +112,7 @@ __all__ = [
     "Check",
     "Chunk",
     "Citation",
+    "Classified",
     "Contrast",
     "DataCard",
     "Decision",

@@ -1,16 +1,18 @@
 """What is read and searched: documents, chunks, passages; and the questions about them."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
-Task = Literal["extractive", "multi_document", "closed_form", "summary", "unanswerable"]
-TASKS: tuple[Task, ...] = (
+Task = Literal[
     "extractive",
     "multi_document",
     "closed_form",
+    "numeric",
     "summary",
+    "long_form",
     "unanswerable",
-)
+]
+TASKS: tuple[Task, ...] = get_args(Task)
 Split = Literal["", "train", "dev", "test_known", "test_new"]
 
 ABSTENTION = "Not in the documents."
