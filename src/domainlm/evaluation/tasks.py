@@ -20,10 +20,10 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from domainlm.corpus.quantities import TOLERANCE, digits_match, numeric_match, quantities
 from domainlm.errors import DataError
 from domainlm.evaluation import metrics as m
 from domainlm.evaluation.claims import claim_coverage
-from domainlm.evaluation.quantities import TOLERANCE, digits_match, numeric_match, quantities
 from domainlm.models.base import Embedder
 from domainlm.schema import ABSTENTION, Answer, Classified, Outcome, Question, Score, Task
 

@@ -18,6 +18,7 @@ from domainlm.schema.answers import (
 )
 from domainlm.schema.corpus import (
     ABSTENTION,
+    FORM,
     TASKS,
     Anchor,
     Chunk,
@@ -26,6 +27,7 @@ from domainlm.schema.corpus import (
     Quarantined,
     Question,
     QuestionSet,
+    SetFormat,
     Split,
     Task,
 )
@@ -117,6 +119,7 @@ __all__ = [
     "DataCard",
     "Decision",
     "Document",
+    "FORM",
     "FlipPoint",
     "Edit",
     "EventKind",
@@ -156,6 +159,7 @@ __all__ = [
     "Sampling",
     "SCHEMA_VERSION",
     "Score",
+    "SetFormat",
     "Setup",
     "Shown",
     "Split",

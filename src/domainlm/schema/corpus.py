@@ -15,8 +15,29 @@ Task = Literal[
 TASKS: tuple[Task, ...] = get_args(Task)
 Split = Literal["", "train", "dev", "test_known", "test_new"]
 
+SetFormat = Literal[
+    "auto",
+    "squad",
+    "beir",
+    "pubmedqa",
+    "tatqa",
+    "financebench",
+    "multihop_rag",
+    "hotpotqa",
+    "2wiki",
+    "musique",
+    "clapnq",
+    "summaries",
+]
+"""How a question file is read: a plain one, or a public set that holds its documents too."""
+
 ABSTENTION = "Not in the documents."
 """The one sentence that counts as a defined abstention, in prompts, training targets and scores."""
+
+
+FORM = "form"
+"""Metadata of a question: the task that it is asked as. An unanswerable one says so, lest its
+prompt give it away."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,6 +95,14 @@ def quantities(text: str) -> list[Quantity]:
     return found
 
 
+def is_quantity(text: str) -> bool:
+    """Whether a text is one number, with its sign, unit and scale word, and nothing else."""
+    plain = " ".join(plain_marks(text).split()).rstrip(".")
+    match = _QUANTITY.match(plain)
+    after = _AFTER.match(plain, match.end()) if match else None
+    return bool(after and after.end() == len(plain))
+
+
 def numeric_match(
     prediction: str, reference: str, *, question: str = "", tolerance: float = TOLERANCE
 ) -> bool:
