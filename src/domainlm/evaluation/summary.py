@@ -166,7 +166,7 @@ def contrasts(
         seed: Seed of Monte Carlo tests.
 
     Raises:
-        DataError: `margin` is not positive or a score is not finite.
+        DataError: `margin` is not positive, a score is not finite, or the arms share no question.
     """
     known = set(arms) if arms is not None else set(_arms(scores))
     effects = {name: w for name, w in EFFECTS.items() if known.issuperset(w)}
@@ -178,6 +178,12 @@ def contrasts(
     others = sorted(known - {best}) if best else []
     selection = {f"{arm} - {best} (best on dev)": {arm: 1, str(best): -1} for arm in others}
     table = _table(scores, metric, split)
+    answering = sorted({arm for row in table.values() for arm in row if arm in known})
+    if len(answering) > 1 and all(len(known & row.keys()) < 2 for row in table.values()):
+        raise DataError(
+            f"{' and '.join(answering)} share none of {len(table)} {split} questions; let all arms "
+            "answer the same ones"
+        )
     found: list[Contrast] = []
     for task in (ALL, *TASKS):
         found += _family(effects, table, task, split, metric, margin, seed)
