@@ -3,12 +3,13 @@
 Rules, in the order in which they apply:
 
 - `$1,452.4 million` is 1.4524e9 dollars, `(56.5)` and `−56.5` are negative, `45 bps` is 0.45 %.
-- A number without a scale word takes the scale that the question states ("in USD millions").
-- A year among references must be met exactly; any other number within the tolerance (relative).
+- A number without a scale word may have the scale that the question states ("in USD millions").
+- A year among references must be met exactly; any other number within the tolerance (relative), or
+  as exactly as the reference gives its decimals.
 - Units must agree; a bare number stands for any unit.
 - "a decrease of 56.5" is −56.5 where −56.5 is right.
-- Of several numbers in an answer the one after the last "=" counts, else the first that is neither
-  a year nor in the question.
+- Of several numbers in an answer that concludes ("therefore", "the answer is", "=") those after its
+  last conclusion count; of these the first that is neither a year nor in the question.
 """
 
 import math
@@ -48,6 +49,10 @@ _STATED = re.compile(
     r"(thousand|million|billion)s?\)",
     re.IGNORECASE,
 )
+_CONCLUSION = re.compile(
+    r"=|\b(?:therefore|thus|hence|in conclusion|in summary|(?:final )?answer(?: is|:)|so,)",
+    re.IGNORECASE,
+)
 _DOWN = re.compile(
     r"\b(?:decreas|declin|drop|fell|fall|reduc|lower|down\b|loss|lost|negative|minus|shr[aiu]nk)",
     re.IGNORECASE,
@@ -65,6 +70,8 @@ class Quantity:
     scale: float = 1.0
     year: bool = False
     """Written as four bare digits from 1900 to 2100."""
+    step: float = 0.0
+    """What its last decimal counts, with the scale; 0 for a whole number."""
 
 
 def quantities(text: str) -> list[Quantity]:
@@ -82,8 +89,10 @@ def quantities(text: str) -> list[Quantity]:
         word = (after["scale"] or "").lower()
         scale = _SCALES.get(word.removesuffix("s") if len(word) > 2 else word, 1.0)
         value = float(digits.replace(",", "")) * scale
+        decimals = len(digits.partition(".")[2])
+        step = scale / 10**decimals if decimals else 0.0
         if unit == "bp":
-            value, unit = value / 100, "%"
+            value, unit, step = value / 100, "%", step / 100
         plainly = not unit and scale == 1 and digits.isdigit()
         year = plainly and len(digits) == 4 and 1900 <= value <= 2100
         closed = (match["open"] or match["open2"] or match["open3"]) and after["close"]
@@ -91,7 +100,7 @@ def quantities(text: str) -> list[Quantity]:
         accounting = closed and not year and not (plainly and len(digits) == 1)
         if match["sign"] or match["sign2"] or match["sign3"] or accounting:
             value = -value
-        found.append(Quantity(value, unit, scale, year))
+        found.append(Quantity(value, unit, scale, year, step))
     return found
 
 
@@ -110,11 +119,15 @@ def numeric_match(
 
     A reference without a number never matches.
     """
-    wanted = _first(quantities(reference), question)
+    wanted = next(iter(quantities(reference)), None)
     said = _settled(prediction, wanted, question) if wanted else None
     if wanted is None or said is None:
         return False
-    return _close(said, wanted, tolerance, question, prediction)
+    return any(
+        _close(s, w, tolerance, question, prediction)
+        for s in _readings(said, question)
+        for w in _readings(wanted, question)
+    )
 
 
 def digits_match(
@@ -123,7 +136,7 @@ def digits_match(
     """As `numeric_match`, whatever the sign, unit and power of a thousand: where this holds and
     that does not, the number was found and misread.
     """
-    wanted = _first(quantities(reference), question)
+    wanted = next(iter(quantities(reference)), None)
     if wanted is None:
         return False
     said = _settled(prediction, wanted, question, any_unit=True)
@@ -134,23 +147,20 @@ def digits_match(
     return math.isclose(ratio, steps, rel_tol=tolerance)
 
 
-def _first(found: list[Quantity], question: str) -> Quantity | None:
-    return _scaled(found[0], question) if found else None
-
-
-def _scaled(q: Quantity, question: str) -> Quantity:
+def _readings(q: Quantity, question: str) -> list[Quantity]:
+    """The number as it stands, and in the scale that the question states."""
     stated = _STATED.search(question)
     if stated is None or q.scale != 1 or q.unit == "%" or q.year:
-        return q
+        return [q]
     scale = _SCALES[(stated[1] or stated[2]).lower()]
-    return replace(q, value=q.value * scale, scale=scale)
+    return [q, replace(q, value=q.value * scale, scale=scale, step=q.step * scale)]
 
 
 def _settled(
     prediction: str, wanted: Quantity, question: str, *, any_unit: bool = False
 ) -> Quantity | None:
     """The number that an answer settles on, among those whose unit may be the wanted one."""
-    said = quantities(prediction.rsplit("=", 1)[-1]) or quantities(prediction)
+    said = quantities(_CONCLUSION.split(prediction)[-1]) or quantities(prediction)
     if not said:
         words = re.findall(r"[a-z]+", prediction.lower())
         said = [Quantity(float(_WORDS.index(w))) for w in words if w in _WORDS]
@@ -160,7 +170,7 @@ def _settled(
         fitting = [q for q in fitting if not q.year] or fitting
     asked = {q.value for q in quantities(question)}
     fitting = [q for q in fitting if q.value not in asked] or fitting
-    return _scaled(fitting[0], question) if fitting else None
+    return fitting[0] if fitting else None
 
 
 def _close(
@@ -173,4 +183,6 @@ def _close(
         value < 0 < wanted.value and _DOWN.search(question)
     ):
         value = -value
-    return math.isclose(value, wanted.value, rel_tol=tolerance, abs_tol=1e-9)
+    # Half a step, and what binary fractions add to it.
+    exact = wanted.step * 0.5000001
+    return math.isclose(value, wanted.value, rel_tol=tolerance, abs_tol=max(exact, 1e-9))
