@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from domainlm.errors import ConfigError
-from domainlm.schema import RagSpec, StageSpec
+from domainlm.schema import RagSpec, SetFormat, StageSpec
 
 Budget = Literal["smoke", "small", "full"]
 ArmName = Literal["base", "rag", "tuned", "tuned+rag", "raft"]
@@ -287,6 +287,7 @@ class Config(Section):
     name: str = "run"
     documents: Path
     questions: Path
+    format: SetFormat = "auto"
     output: Path = Path("runs")
     model: str = "embedded"
     embedder: str = "embedded"
@@ -410,6 +411,8 @@ def make_config(raw: dict[str, Any], base: Path | None = None) -> Config:
         ConfigError: a key is unknown or a value is out of range.
     """
     raw = _with_budget(raw)
+    if "documents" not in raw and raw.get("format", "auto") != "auto" and "questions" in raw:
+        raw = {**raw, "documents": raw["questions"]}
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:

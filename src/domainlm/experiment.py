@@ -27,8 +27,8 @@ from domainlm.artifacts import (
 )
 from domainlm.bench import ADAPTER_OF, Bench
 from domainlm.config import Config
-from domainlm.corpus.questions import check_documents, load_questions
-from domainlm.corpus.readers import load_documents
+from domainlm.corpus.questions import check_documents
+from domainlm.corpus.sets import read_asked, read_documents
 from domainlm.corpus.splits import split_questions
 from domainlm.errors import ConfigError, DataError
 from domainlm.evaluation import summary
@@ -347,14 +347,16 @@ def set_aside(config: Config) -> None:
 
 def corpus_key(config: Config) -> str:
     """Digest of the documents as they are, and of the code that reads them."""
-    return digest(provenance.folder_digest(config.documents), __version__)
+    return digest(provenance.documents_digest(config), __version__)
 
 
 def split_corpus(
     config: Config, folder: RunDir, key: str, documents: tuple[Document, ...]
 ) -> tuple[QuestionSet, str]:
     """The questions split by document, and the digest of what the split depends on."""
-    split_key = digest(key, provenance.file_digest(config.questions), config.split)
+    split_key = digest(
+        key, provenance.file_digest(config.questions), config.split, *provenance.format_of(config)
+    )
     questions: QuestionSet = folder.stage(
         "questions", split_key, QuestionSet, lambda: read_questions(config, documents)
     )
@@ -367,7 +369,9 @@ def read_corpus(
     """The readable documents, and the files that were set aside."""
 
     def read() -> tuple[tuple[Document, ...], tuple[Quarantined, ...]]:
-        documents, quarantined = load_documents(config.documents, progress=progress.update)
+        documents, quarantined = read_documents(
+            config.documents, config.questions, config.format, progress.update
+        )
         return tuple(documents), tuple(quarantined)
 
     kind = tuple[tuple[Document, ...], tuple[Quarantined, ...]]
@@ -382,7 +386,7 @@ def read_questions(config: Config, documents: tuple[Document, ...]) -> QuestionS
     Raises:
         DataError: the file is missing, malformed or empty, or no question is left.
     """
-    known, absent = check_documents(load_questions(config.questions), documents)
+    known, absent = check_documents(read_asked(config.questions, config.format), documents)
     scored = [q for q in known if q.references or q.task == "unanswerable"]
     if known and not scored:
         raise DataError(

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 from domainlm import pricing
 from domainlm.config import Config
-from domainlm.corpus.questions import check_documents, load_questions
-from domainlm.corpus.readers import load_documents
+from domainlm.corpus.questions import check_documents
+from domainlm.corpus.sets import read_asked, read_documents
 from domainlm.evaluation import cost
 from domainlm.graph import triples
 from domainlm.rag import communities
@@ -49,8 +49,8 @@ def plan(config: Config) -> list[Step]:
         DataError: documents or questions cannot be used.
         ConfigError: the price book or a price's name is wrong.
     """
-    documents, _ = load_documents(config.documents)
-    questions, _ = check_documents(load_questions(config.questions), documents)
+    documents, _ = read_documents(config.documents, config.questions, config.format)
+    questions, _ = check_documents(read_asked(config.questions, config.format), documents)
     prices = pricing.check(config)
     machine = pricing.machine(config, prices)
     hosted = pricing.model_price(config, prices)

@@ -66,6 +66,9 @@ def decide(
         raise DataError(
             f"none of the {len(summaries)} summaries covers all test questions; answer the test set"
         )
+    nothing = _withheld(arms, contrasts)
+    if nothing:
+        return Verdict(SHIP_NONE, f"No verdict: {nothing}.", (), ())
     caveats: list[str] = []
     means = {arm: s.metrics["primary"].value for arm, s in arms.items()}
     top = min(arms, key=lambda a: (-means[a], _rank(a)))
@@ -85,7 +88,9 @@ def decide(
         )
         reference = top
     costs = _costs(arms, roi, questions_per_month)
-    able = [a for a in arms if _share(arms[a], "correct") >= min_correct]
+    shares = {arm: _share(s, "correct") for arm, s in arms.items()}
+    # An arm that is never right earns nothing, whatever is required.
+    able = [arm for arm, share in shares.items() if share and share >= min_correct]
     if money and money.best and able:
         chosen = {dev_best, reference}
         return _by_money(money, able, arms, contrasts, min_correct, chosen, caveats, stale)
@@ -93,10 +98,11 @@ def decide(
     good = [a for a in fit if a in able]
     if not good:
         share = _percent(_share(arms[reference], "correct"))
+        required = f", below the required {_percent(min_correct)}" if min_correct else ""
         return Verdict(
             SHIP_NONE,
             f"Ship none yet: the best arm, {reference}, answers {share} of the test questions "
-            f"correctly, below the required {_percent(min_correct)}.",
+            f"correctly{required}.",
             (_standing(arms[reference]),),
             (*caveats, *_caveats(arms[reference], arms, contrasts, stale)),
         )
@@ -110,6 +116,27 @@ def decide(
         ),
         (*caveats, *_caveats(arms[ship], arms, contrasts, stale), *(money.notes if money else ())),
     )
+
+
+def _withheld(arms: dict[str, ArmSummary], contrasts: Sequence[Contrast]) -> str:
+    """Why nothing can be said, or ""."""
+    unscored = [arm for arm, s in arms.items() if "primary" not in s.metrics]
+    if unscored:
+        return f"{unscored[0]} has no scored answer; score its answers, or leave the arm out"
+    if any(s.metrics["primary"].low is None for s in arms.values()):
+        return (
+            "all test questions are about one document, which says nothing about others; add "
+            f"questions about at least {MIN_DOCUMENTS} documents"
+        )
+    n = max(s.n for s in arms.values())
+    whole = [c for c in contrasts if (c.task, c.split, c.metric) == (ALL, TEST, "primary")]
+    between = [c.difference for c in whole if c.a in arms and c.b in arms]
+    if between and not any(d.value or d.low or d.high for d in between):
+        return (
+            f"all arms score alike on each of the {n} test questions; ask harder ones, or see "
+            "whether the arms answer at all"
+        )
+    return ""
 
 
 def _by_money(

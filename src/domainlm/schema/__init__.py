@@ -8,6 +8,7 @@ a record is declared once. Character spans are half-open offsets into `Document.
 from domainlm.schema.answers import (
     Answer,
     Citation,
+    Classified,
     Outcome,
     RagSpec,
     Score,
@@ -17,6 +18,7 @@ from domainlm.schema.answers import (
 )
 from domainlm.schema.corpus import (
     ABSTENTION,
+    FORM,
     TASKS,
     Anchor,
     Chunk,
@@ -25,6 +27,7 @@ from domainlm.schema.corpus import (
     Quarantined,
     Question,
     QuestionSet,
+    SetFormat,
     Split,
     Task,
 )
@@ -111,10 +114,12 @@ __all__ = [
     "Check",
     "Chunk",
     "Citation",
+    "Classified",
     "Contrast",
     "DataCard",
     "Decision",
     "Document",
+    "FORM",
     "FlipPoint",
     "Edit",
     "EventKind",
@@ -154,6 +159,7 @@ __all__ = [
     "Sampling",
     "SCHEMA_VERSION",
     "Score",
+    "SetFormat",
     "Setup",
     "Shown",
     "Split",

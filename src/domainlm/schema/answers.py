@@ -92,6 +92,17 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Classified:
+    """The right class and the one that an answer chose ("" for none) among those of `family`, the
+    choices that questions share.
+    """
+
+    family: str
+    right: str
+    said: str
+
+
+@dataclass(frozen=True, slots=True)
 class Score:
     """Metrics of one answer. A metric that does not apply is absent, never zero."""
 
@@ -103,3 +114,5 @@ class Score:
     """The source document that inference resamples by (gold documents joined by ` + `)."""
     metrics: dict[str, float]
     outcome: Outcome
+    classified: Classified | None = None
+    """Of closed-form answers: what macro-F1 is counted from."""
