@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from domainlm.acceptance import AcceptanceConfig
 from domainlm.errors import ConfigError
 from domainlm.schema import RagSpec, StageSpec
 
@@ -302,6 +303,7 @@ class Config(Section):
     training: TrainingConfig = TrainingConfig()  # type: ignore[call-arg]
     decoding: DecodingConfig = DecodingConfig()  # type: ignore[call-arg]
     evaluation: EvaluationConfig = EvaluationConfig()  # type: ignore[call-arg]
+    acceptance: AcceptanceConfig = AcceptanceConfig()  # type: ignore[call-arg]
     cost: CostConfig = CostConfig()  # type: ignore[call-arg]
     improve: ImproveConfig = ImproveConfig()  # type: ignore[call-arg]
 
@@ -399,7 +401,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     if not isinstance(raw, dict):
         raise ConfigError(f"configuration {path} must be a mapping of settings, not {raw!r:.60}")
     for override in overrides:
-        _apply(raw, override)
+        apply_override(raw, override)
     return make_config(raw, base=path.resolve().parent)
 
 
@@ -450,7 +452,12 @@ def _with_budget(raw: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _apply(raw: dict[str, Any], override: str) -> None:
+def apply_override(raw: dict[str, Any], override: str) -> None:
+    """Set `key=value` among raw settings.
+
+    Raises:
+        ConfigError: it is not key=value, or runs through a value.
+    """
     key, sign, value = override.partition("=")
     if not sign or not key:
         raise ConfigError(f"override {override!r} is not key=value, e.g. training.rank=8")

@@ -138,6 +138,7 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
             churn,
             now.date(),
             [warning for adapter in adapters for warning in adapter.warnings],
+            probes,
         )
         result = RunResult(
             name=config.name,
@@ -164,6 +165,8 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
             setups=setups,
             churn=churn,
             money=settled.money,
+            standings=settled.standings,
+            latencies=probes,
         )
         write_atomic(config.folder / RESULT, dump_json(RunResult, result))
         return result

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from domainlm.config import Config
 from domainlm.errors import ConfigError, DataError
-from domainlm.evaluation import cost, roi, summary
+from domainlm.evaluation import acceptance, cost, roi, summary
 from domainlm.evaluation.cost import Machine, ModelPrice, PriceBook, machine_cost, machine_named
 from domainlm.evaluation.latency import percentile
 from domainlm.evaluation.roi import Arm, Place, Scenario
@@ -27,6 +27,7 @@ from domainlm.schema import (
     RunResult,
     Score,
     Setup,
+    Standing,
     Verdict,
 )
 
@@ -43,6 +44,7 @@ class Settled:
     break_evens: tuple[BreakEven, ...]
     money: Money
     verdict: Verdict
+    standings: tuple[Standing, ...] = ()
 
 
 def machine(config: Config, prices: PriceBook) -> Machine:
@@ -216,8 +218,9 @@ def settle(
     churn: float | None,
     today: dt.date,
     warnings: Sequence[str] = (),
+    latencies: Mapping[str, Sequence[float]] | None = None,
 ) -> Settled:
-    """Bills, break-evens, money and verdict of answered and scored arms.
+    """Requirements, bills, break-evens, money and verdict of answered and scored arms.
 
     Args:
         config: The run's settings.
@@ -230,6 +233,7 @@ def settle(
         churn: As estimated from the documents' dates.
         today: Prices are old or not on this day.
         warnings: What training had to say.
+        latencies: arm -> seconds of single questions.
 
     Raises:
         DataError: a measured number is unusable.
@@ -242,6 +246,15 @@ def settle(
     priced = arms(config, prices, whole, asked, setups)
     world = scenario(config, prices, churn)
     measured = {s.arm: s for s in whole}
+    standings = acceptance.judge(
+        config.acceptance,
+        [s for s in scores if s.split != "dev"],
+        asked,
+        answer_costs(config, prices, asked),
+        latencies or {},
+        minimum_correct=config.evaluation.minimum_quality,
+    )
+    admitted = acceptance.admitted(standings) if standings else tuple(measured)
     money = roi.assess(
         priced,
         world,
@@ -256,6 +269,7 @@ def settle(
             minimum=config.evaluation.minimum_quality,
             more_questions=c.more_questions,
             seed=config.seed,
+            excluded=frozenset(set(measured) - set(admitted)),
         ),
         _assumed(config, churn),
     )
@@ -274,6 +288,7 @@ def settle(
         questions_per_month=c.planned_volume,
         stale=cost.stale_prices(prices, today, used=_used(config, priced), days=c.stale_days),
         money=money,
+        standings=standings,
     )
     said = (*verdict.caveats, *caveats(config), *fallbacks(answers), *warnings)
     return Settled(
@@ -281,6 +296,7 @@ def settle(
         tuple(roi.break_evens(priced, world)),
         money,
         dataclasses.replace(verdict, caveats=said),
+        standings,
     )
 
 
@@ -305,6 +321,7 @@ def reprice(config: Config, result: RunResult, today: dt.date) -> RunResult:
         result.churn,
         today,
         [warning for adapter in result.adapters for warning in adapter.warnings],
+        result.latencies,
     )
     return dataclasses.replace(
         result,
@@ -313,6 +330,7 @@ def reprice(config: Config, result: RunResult, today: dt.date) -> RunResult:
         break_evens=settled.break_evens,
         money=settled.money,
         verdict=settled.verdict,
+        standings=settled.standings,
     )
 
 
