@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from domainlm import __version__, contenders, diagnose, pricing, provenance
+from domainlm import __version__, contenders, diagnose, history, pricing, provenance
 from domainlm.artifacts import (
     Progress,
     RunDir,
@@ -169,6 +169,8 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
             latencies=probes,
         )
         write_atomic(config.folder / RESULT, dump_json(RunResult, result))
+        paid = {(a.arm, a.question_id): c for a, c in zip(answers, spent, strict=True)}
+        history.join(config.output, history.snapshot(result, paid))
         return result
 
 
