@@ -159,8 +159,11 @@ def _said(c: Contrast, a: str, b: str) -> str:
     word = c.verdict
     few = c.n_documents < stats.MIN_DOCUMENTS
     tail = f", {c.n_documents} documents are too few" if few else ""
-    if not few and word == "undecided" and c.detectable is not None and c.detectable <= 1:
-        tail = f", gaps from {100 * c.detectable:.0f} points on would have been found"
+    if not few and word == "undecided":
+        if c.p_adjusted is not None:
+            tail = f" (adjusted p {c.p_adjusted:.2f})"
+        if c.detectable is not None and c.detectable <= 1:
+            tail += f"; gaps from {100 * c.detectable:.0f} points on would have been found"
     return f"{a} against {b}: {100 * d.value:+.1f} points{between}, {word}{tail}"
 
 
@@ -258,8 +261,11 @@ def _private(facts: Facts) -> Finding:
     hosted = [n for n in (facts.config.model, facts.config.embedder) if n.startswith("openai:")]
     if hosted:
         where = facts.config.api_base or "a hosted endpoint"
-        return "contradicts", f"questions and passages went to {where} for {', '.join(hosted)}"
-    return "supports", "every model of this run worked on this machine"
+        return "does not apply", f"questions and passages went to {where} for {', '.join(hosted)}"
+    state, why = _judged(
+        facts.contrast("raft", "rag"), "raft", "rag", ("better",), ("worse", "equivalent")
+    )
+    return state, f"every model worked on this machine; {why}"
 
 
 def _cheaper_of_equals(facts: Facts) -> Finding:

@@ -158,31 +158,29 @@ def compare(
             )
     ids, notes = common(a, b)
     clusters = documents_of(a, ids)
-    left, right = f"{a.name} ", f"{b.name} "
-    if left == right:
-        left, right = f"{left}(A) ", f"{right}(B) "
+    left, right = (a.name, b.name) if a.name != b.name else (f"{a.name} (A)", f"{b.name} (B)")
     scores = [
-        replace(s, arm=mark + s.arm, cluster=clusters[s.question_id])
+        replace(s, arm=label(mark, s.arm), cluster=clusters[s.question_id])
         for mark, side in ((left, a), (right, b))
         for s in side.scores
         if s.question_id in clusters
     ]
-    family = {f"{left}{x} - {right}{y}": {left + x: 1, right + y: -1} for x, y in wanted}
+    labels = [(label(left, x), label(right, y)) for x, y in wanted]
+    family = {f"{x} - {y}": {x: 1, y: -1} for x, y in labels}
     found = summary.pairwise(scores, family, margin=margin, metric=metric)
     outcomes = {(s.arm, s.question_id): s.outcome for s in scores}
     pairs = []
-    for (x, y), name in zip(wanted, family, strict=True):
+    for (x, y), name in zip(labels, family, strict=True):
         own = tuple(c for c in found if c.name == name)
         if not own:
             raise DataError(
                 f"{name} cannot be compared: no common question has the metric {metric!r} on both "
                 "sides; choose another with --metric"
             )
-        right_x = {q for q in ids if outcomes.get((left + x, q)) == "correct"}
-        right_y = {q for q in ids if outcomes.get((right + y, q)) == "correct"}
-        both = {q for q in ids if (left + x, q) in outcomes and (right + y, q) in outcomes}
-        only_x, only_y = sorted((right_x - right_y) & both), sorted((right_y - right_x) & both)
-        pairs.append(Pair(left + x, right + y, own, tuple(only_x), tuple(only_y)))
+        both = {q for q in ids if (x, q) in outcomes and (y, q) in outcomes}
+        right_x, right_y = ({q for q in both if outcomes[arm, q] == "correct"} for arm in (x, y))
+        only_x, only_y = sorted(right_x - right_y), sorted(right_y - right_x)
+        pairs.append(Pair(x, y, own, tuple(only_x), tuple(only_y)))
     documents = len(set(clusters.values()))
     if documents < MIN_DOCUMENTS:
         notes.insert(
@@ -193,6 +191,11 @@ def compare(
     return Comparison(
         a.name, b.name, metric, margin, len(ids), documents, tuple(pairs), tuple(notes)
     )
+
+
+def label(side: str, arm: str) -> str:
+    """An arm of a side; an external system is its only arm."""
+    return side if side == arm else f"{side} {arm}"
 
 
 def usual_pairs(a: Side, b: Side) -> list[tuple[str, str]]:

@@ -22,6 +22,7 @@ from domainlm.schema import (
     BreakEven,
     Contrast,
     Document,
+    Interval,
     Money,
     RoiCase,
     RunResult,
@@ -218,7 +219,7 @@ def settle(
     churn: float | None,
     today: dt.date,
     warnings: Sequence[str] = (),
-    latencies: Mapping[str, Sequence[float]] | None = None,
+    latencies: Mapping[str, Sequence[float] | Interval] | None = None,
 ) -> Settled:
     """Requirements, bills, break-evens, money and verdict of answered and scored arms.
 

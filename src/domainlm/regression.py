@@ -215,7 +215,8 @@ class _Held:
             return Condition(self._arm, name, threshold, "open", f"{name} was not measured in both")
         told, d = words(check), check.difference
         if d.low is not None and d.high is not None:
-            low, high = sorted((100 * sign * d.low, 100 * sign * d.high))
+            # Adding zero makes -0.0 a plain zero.
+            low, high = sorted((100 * sign * d.low + 0.0, 100 * sign * d.high + 0.0))
             # Two one-sided bounds of 5 % each.
             told += f" (change {low:+.1f} to {high:+.1f} {unit}, 90 % interval)"
         if check.state == "open" and check.n_documents < MIN_DOCUMENTS:

@@ -201,7 +201,7 @@ def against(external: External, test: Sequence[Question]) -> ExternalScores:
         )
     if len(answers) < len(test):
         notes.append(f"{len(test) - len(answers)} of {len(test)} test questions have no answer.")
-    if len(external.costs) < len(answers):
+    if 0 < len(external.costs) < len(answers):
         notes.append("Not every answer has a cost_usd; those without count as free.")
     return ExternalScores(
         external.name,

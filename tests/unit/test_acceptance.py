@@ -13,7 +13,7 @@ from domainlm.evaluation import acceptance
 from domainlm.evaluation.latency import chance_below
 from domainlm.report.html import to_html
 from domainlm.report.markdown import to_markdown
-from domainlm.schema import Answer, Score
+from domainlm.schema import Answer, Interval, Score
 from domainlm.stats import chance_above
 from tests.unit.report_sample import sample
 
@@ -102,6 +102,16 @@ def test_p95_takes_enough_single_questions():
     slow = [0.5] * 40 + [2.0] * 20
     assert judged({"rag": 0.6}, limits, {"rag": slow})["rag"].state == "misses"
     assert chance_below([0.5] * 44, 0.95, 1.0) < 0.95 < chance_below([0.5] * 45, 0.95, 1.0)
+
+
+def test_p95_may_come_as_an_interval():
+    limits, measured = {"latency_p95_s": 1.0}, {"meets": 0.9, "undecided": 1.2, "misses": 1.4}
+    for state, high in measured.items():
+        p95 = Interval(high - 0.1, high - 0.3, high, 80, "order statistics")
+        found = judged({"rag": 0.6}, limits, {"rag": p95})["rag"]
+        assert found.state == state, high
+    unbounded = Interval(0.5, 0.4, None, 6, "order statistics")
+    assert judged({"rag": 0.6}, limits, {"rag": unbounded})["rag"].state == "undecided"
 
 
 def test_few_documents_decide_nothing():

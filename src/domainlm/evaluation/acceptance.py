@@ -6,6 +6,7 @@ from typing import Literal
 from domainlm import stats
 from domainlm.acceptance import ALL, AcceptanceConfig
 from domainlm.evaluation.latency import chance_below, percentile
+from domainlm.evaluation.roi import words
 from domainlm.schema import Answer, Interval, Requirement, Score, Standing
 
 GROUNDEDNESS = "groundedness"
@@ -30,7 +31,7 @@ def judge(
     scores: Sequence[Score],
     answers: Sequence[Answer],
     costs: Sequence[float],
-    latencies: Mapping[str, Sequence[float]],
+    latencies: Mapping[str, Sequence[float] | Interval],
     *,
     minimum_correct: float = 0.0,
 ) -> tuple[Standing, ...]:
@@ -41,7 +42,8 @@ def judge(
         scores: Of test questions.
         answers: The answers that were scored, in any order; others may be among them.
         costs: Dollars of each answer, aligned with `answers`.
-        latencies: Seconds of single questions by arm; where an arm has none, its answers' own.
+        latencies: By arm the seconds of single questions, or the 95 % interval of their p95; where
+            an arm has none, its answers' own seconds.
         minimum_correct: Least share of correct answers; 0 requires nothing.
     """
     if not required(settings, minimum_correct):
@@ -108,7 +110,7 @@ def amount(value: float, unit: str) -> str:
         return f"{100 * value:.3g} %"
     if unit == "s":
         return f"{value:.3g} s"
-    return f"${value:.4g}" if value < 1 else f"${value:,.2f}"
+    return words.usd(value)
 
 
 def summary(standing: Standing) -> str:
@@ -160,6 +162,13 @@ def _together(found: Sequence[Requirement]) -> State:
     return "undecided" if "undecided" in states else "meets"
 
 
+def _beyond(interval: Interval, limit: float) -> float | None:
+    """What a 95 % interval says at least about a limit outside it."""
+    if interval.high is not None and interval.high <= limit:
+        return 0.975
+    return 0.025 if interval.low is not None and interval.low > limit else None
+
+
 class _Held:
     """The test scores of one arm, held against one limit at a time."""
 
@@ -187,7 +196,11 @@ class _Held:
         value = stats.cluster_interval(values, clusters)
         return self._made(name, "at most", limit, unit, value, sure)
 
-    def percentile(self, name: str, seconds: Sequence[float], limit: float) -> Requirement:
+    def percentile(
+        self, name: str, seconds: Sequence[float] | Interval, limit: float
+    ) -> Requirement:
+        if isinstance(seconds, Interval):
+            return self._made(name, "at most", limit, "s", seconds, _beyond(seconds, limit))
         sure = chance_below(seconds, 0.95, limit)
         return self._made(name, "at most", limit, "s", percentile(seconds, 0.95), sure)
 
@@ -205,5 +218,7 @@ class _Held:
             state = "meets"
         elif sure is not None and sure <= 1 - self._confidence:
             state = "misses"
-        note = _FEW if sure is None else ""
+        note = ""
+        if sure is None:
+            note = _FEW if unit != "s" else "its 95 % interval holds the limit"
         return Requirement(name, sense, limit, unit, value, sure, state, note)
