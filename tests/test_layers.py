@@ -33,6 +33,8 @@ FLOORS = {
     "optimize": 6.5,
     "diagnose": 6.5,
     "bench": 6.6,
+    "controls": 6.65,
+    "repeats": 6.65,
     "power": 6.7,
     "pricing": 6.7,
     "paired": 6.7,

@@ -164,6 +164,7 @@ class TrainingConfig(Section):
     cpt_tokens: int = Field(0, ge=0)
     cpt_learning_rate: float | None = Field(None, gt=0, lt=1)
     checkpoint_every_s: float = Field(60.0, gt=0)
+    seeds: int = Field(0, ge=0, le=20)
     synthesis: SynthesisConfig = SynthesisConfig()  # type: ignore[call-arg]
     preference: PreferenceConfig = PreferenceConfig()  # type: ignore[call-arg]
     reward: RewardConfig = RewardConfig()  # type: ignore[call-arg]
@@ -189,6 +190,7 @@ class EvaluationConfig(Section):
     max_questions: int = Field(0, ge=0)
     dev_questions: int = Field(0, ge=0)
     minimum_quality: float = Field(0.0, ge=0, le=1)
+    diagnostics: bool = False
 
 
 Usd = Annotated[float, Field(ge=0, lt=1e12)]
@@ -376,6 +378,7 @@ BUDGETS: dict[Budget, dict[str, Any]] = {
             "tuned_epochs": 3,
             "raft_rows": 5_000,
             "raft_epochs": 1,
+            "seeds": 3,
         },
         "synthesis": {"passages": 2_000},
         "evaluation": {"max_questions": 100_000, "dev_questions": 500},

@@ -21,6 +21,7 @@ from domainlm.schema import (
     ArmSummary,
     BreakEven,
     Contrast,
+    Control,
     Document,
     Interval,
     Money,
@@ -220,6 +221,7 @@ def settle(
     today: dt.date,
     warnings: Sequence[str] = (),
     latencies: Mapping[str, Sequence[float] | Interval] | None = None,
+    checks: Sequence[Control] = (),
 ) -> Settled:
     """Requirements, bills, break-evens, money and verdict of answered and scored arms.
 
@@ -235,6 +237,7 @@ def settle(
         today: Prices are old or not on this day.
         warnings: What training had to say.
         latencies: arm -> seconds of single questions.
+        checks: Diagnostic arms, whose placebo may speak against the arm that ships.
 
     Raises:
         DataError: a measured number is unusable.
@@ -291,7 +294,8 @@ def settle(
         money=money,
         standings=standings,
     )
-    said = (*verdict.caveats, *caveats(config), *fallbacks(answers), *warnings)
+    placebo = [c.sentence for c in checks if c.unread and c.reference == verdict.ship]
+    said = (*verdict.caveats, *placebo, *caveats(config), *fallbacks(answers), *warnings)
     return Settled(
         cases,
         tuple(roi.break_evens(priced, world)),
@@ -323,6 +327,7 @@ def reprice(config: Config, result: RunResult, today: dt.date) -> RunResult:
         today,
         [warning for adapter in result.adapters for warning in adapter.warnings],
         result.latencies,
+        result.controls,
     )
     return dataclasses.replace(
         result,

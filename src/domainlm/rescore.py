@@ -84,6 +84,9 @@ def rescore(config: Config, result: RunResult, now: dt.datetime, *, count: bool 
     if any(SIMILARITY in s.metrics for s in result.scores):
         embedder = load_configured_embedder(config)
     scores = tuple(score_answers(answers, questions, embedder))
+    moved = {(s.arm, s.question_id, s.outcome) for s in result.scores} != {
+        (s.arm, s.question_id, s.outcome) for s in scores
+    }
     prices = pricing.check(config)
     dev = [s for s in scores if s.split == "dev"]
     test = [s for s in scores if s.split != "dev"]
@@ -104,10 +107,8 @@ def rescore(config: Config, result: RunResult, now: dt.datetime, *, count: bool 
         now.date(),
         [warning for adapter in result.adapters for warning in adapter.warnings],
         result.latencies,
+        () if moved else result.controls,
     )
-    moved = {(s.arm, s.question_id, s.outcome) for s in result.scores} != {
-        (s.arm, s.question_id, s.outcome) for s in scores
-    }
     touches = result.test_touches
     # The same scores are no new look.
     if count and list(scores) != list(result.scores):
@@ -133,6 +134,8 @@ def rescore(config: Config, result: RunResult, now: dt.datetime, *, count: bool 
         test_touches=touches,
         # Which answers are missed changed; `domainlm diagnose` follows them anew.
         waterfalls=() if moved else result.waterfalls,
+        controls=() if moved else result.controls,
+        seeds=() if moved else result.seeds,
     )
     old_gold = asked_of(result.questions)
     new_gold = asked_of(questions)

@@ -24,6 +24,10 @@ def to_markdown(result: RunResult) -> str:
             _section(f"Contrasts: {title}", _contrasts(found))
             for title, found in fmt.contrast_groups(result)
         ),
+        _section(
+            "Diagnostics and seeds",
+            _bullets([*(c.sentence for c in result.controls), *(s.sentence for s in result.seeds)]),
+        ),
         _section("Money", _money(result)),
         _section("Net value", _net_value(result)),
         _section("Break-even", _bullets(fmt.break_even_sentences(result.break_evens))),

@@ -155,6 +155,35 @@ class Waterfall:
 
 
 @dataclass(frozen=True, slots=True)
+class Control:
+    """A diagnostic arm, outside the family that the verdict chooses from, against `reference` on
+    the test questions that both answered.
+    """
+
+    name: str
+    reference: str
+    what: str
+    n: int
+    quality: Interval
+    contrast: Contrast
+    sentence: str
+    unread: bool = False
+    """A placebo that does as well as its reference: the arm does not answer from passages."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeedSpread:
+    """One arm trained with several seeds on the same rows: mean scores over the same questions."""
+
+    arm: str
+    seeds: tuple[int, ...]
+    means: tuple[float, ...]
+    """The first is that of the arm itself."""
+    sd: float
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunResult:
     """The one versioned result of a run: everything that the report shows."""
 
@@ -189,3 +218,5 @@ class RunResult:
     """Arms against the acceptance criteria; empty where none were set."""
     latencies: dict[str, tuple[float, ...]] = field(default_factory=dict)
     """arm -> seconds of questions asked one at a time."""
+    controls: tuple[Control, ...] = ()
+    seeds: tuple[SeedSpread, ...] = ()
