@@ -6,7 +6,7 @@ import dataclasses
 import datetime as dt
 from pathlib import Path
 
-from domainlm import contenders, ladder, optimize, pricing
+from domainlm import contenders, history, ladder, optimize, pricing
 from domainlm.artifacts import Progress, RunDir, Silent, dump_json, write_atomic
 from domainlm.config import Config
 from domainlm.diagnose import of_arm, without
@@ -33,6 +33,8 @@ from domainlm.graph.store import Graph
 from domainlm.rag.graph import open_graph
 from domainlm.rag.rerank import TokenEmbedder
 from domainlm.registry import registry_of
+from domainlm.rescore import Rescored, rescore
+from domainlm.runs import Run, snapshot_of
 from domainlm.schema import (
     Answer,
     Question,
@@ -203,6 +205,27 @@ def roi(config: Config) -> RunResult:
         ConfigError: a price or its name is wrong.
     """
     return pricing.reprice(config, load_result(config.folder), dt.datetime.now(dt.UTC).date())
+
+
+def score(run: Run, *, write: bool = True) -> Rescored:
+    """A finished run's answers scored again; the new result takes the place of the old one, which
+    is kept beside it, and joins the history.
+
+    Raises:
+        DataError: the questions cannot be used, or the folder cannot be written.
+        ConfigError: a price or its name is wrong.
+    """
+    now = dt.datetime.now(dt.UTC)
+    found = rescore(run.config, run.result, now, count=write)
+    if write:
+        with RunDir(run.path.parent):
+            stamp = dt.datetime.fromisoformat(run.result.created_at).strftime("%Y%m%d-%H%M%S")
+            kept = run.path.with_name(f"{run.path.stem}.{stamp}.json")
+            write_atomic(kept, dump_json(RunResult, run.result))
+            write_atomic(run.path, dump_json(RunResult, found.result))
+        scored = dataclasses.replace(run, result=found.result)
+        history.join(run.config.output, snapshot_of(scored, "score"))
+    return found
 
 
 def _reading_arm(result: RunResult) -> str:

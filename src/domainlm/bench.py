@@ -76,8 +76,12 @@ class Bench:
         self._adapters = {name: self.train_one(name, key, written) for name in wanted}
         return tuple(self._adapters.values())
 
-    def train_one(self, name: str, key: str, written: Synthesis) -> Adapter:
-        """The adapter `name` on its own rows, trained or loaded."""
+    def train_one(
+        self, name: str, key: str, written: Synthesis, seed: int | None = None
+    ) -> Adapter:
+        """The adapter `name` on its own rows, trained or loaded; another `seed` than the run's
+        trains it once more on the same rows.
+        """
         training = self._config.training
         rows = self.own_rows(name, key, written)
         rows += tuple(replay_rows(len(rows), training.replay_share, self._config.seed))
@@ -85,7 +89,8 @@ class Bench:
         self.row_counts |= dict(sorted(counts.items()))
         # Not the checkpoint's path: the cache may lie elsewhere on the next machine.
         key = digest(key, rows, self._config.model)
-        return self.fit(name, name, Lessons(rows), key)
+        label = name if seed is None else f"{name}-seed-{seed}"
+        return self.fit(label, name, Lessons(rows), key, seed)
 
     def own_rows(self, name: str, key: str, written: Synthesis) -> tuple[TrainingRow, ...]:
         """Rows of train and written questions, without what is to be forgotten."""
@@ -102,9 +107,11 @@ class Bench:
         # After the stage: what is excluded later must go too.
         return registry_of(self._config).exclusions().keep(rows)
 
-    def fit(self, label: str, name: str, lessons: Lessons, key: str) -> Adapter:
+    def fit(
+        self, label: str, name: str, lessons: Lessons, key: str, seed: int | None = None
+    ) -> Adapter:
         """Train an adapter of the kind `name` ("tuned" or "raft"), or load the one that was trained
-        for `key` under this label.
+        for `key` under this label; `seed` is the run's by default.
 
         Raises:
             DataError: there are no rows, or none of one kind fits.
@@ -129,7 +136,7 @@ class Bench:
                 epochs=epochs,
                 dev=dev,
                 documents=tuple(self._documents.values()),
-                seed=self._config.seed,
+                seed=self._config.seed if seed is None else seed,
                 progress=self._progress.update,
             )
             release()
@@ -241,6 +248,30 @@ class Bench:
         own = self._adapters[name]
         if own.base_model == base_model:
             self._adapters[name] = dataclasses.replace(own, path=str(adapter.resolve()))
+
+    def reader(self, name: ArmName, adapter: Adapter | None = None) -> ChatModel:
+        """The model that an arm is served by, or would be with another adapter."""
+        own = ADAPTER_OF.get(name, "")
+        place = self._folder.path / adapter.path if adapter else self._adapter_path(own)
+        return load_model(self._config, place)
+
+    def deployed(self) -> Retrieval:
+        """The pipeline as users meet it."""
+        retrieval = Retrieval(self._spec, self._resources)
+        retrieval.prepare(self.asked)
+        return retrieval
+
+    def keep(self, arm: Arm, asked: Sequence[Question], key: str) -> list[Answer]:
+        """Answers of an arm of one's own making, kept batch by batch under `key`."""
+        log, done = self._answered(f"{arm.name}-{key}")
+        self._complete(lambda: arm, asked, log, done)
+        return [done[q.id] for q in asked]
+
+    @property
+    def sampling(self) -> Sampling:
+        """How every arm decodes."""
+        decoding = self._config.decoding
+        return Sampling(decoding.max_tokens, decoding.temperature, decoding.seed)
 
     def contend(
         self, name: ArmName, model: ChatModel, asked: Sequence[Question], key: str

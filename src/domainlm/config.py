@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from domainlm.acceptance import AcceptanceConfig
 from domainlm.errors import ConfigError
 from domainlm.schema import RagSpec, SetFormat, StageSpec
 
@@ -163,6 +164,7 @@ class TrainingConfig(Section):
     cpt_tokens: int = Field(0, ge=0)
     cpt_learning_rate: float | None = Field(None, gt=0, lt=1)
     checkpoint_every_s: float = Field(60.0, gt=0)
+    seeds: int = Field(0, ge=0, le=20)
     synthesis: SynthesisConfig = SynthesisConfig()  # type: ignore[call-arg]
     preference: PreferenceConfig = PreferenceConfig()  # type: ignore[call-arg]
     reward: RewardConfig = RewardConfig()  # type: ignore[call-arg]
@@ -188,6 +190,7 @@ class EvaluationConfig(Section):
     max_questions: int = Field(0, ge=0)
     dev_questions: int = Field(0, ge=0)
     minimum_quality: float = Field(0.0, ge=0, le=1)
+    diagnostics: bool = False
 
 
 Usd = Annotated[float, Field(ge=0, lt=1e12)]
@@ -303,6 +306,7 @@ class Config(Section):
     training: TrainingConfig = TrainingConfig()  # type: ignore[call-arg]
     decoding: DecodingConfig = DecodingConfig()  # type: ignore[call-arg]
     evaluation: EvaluationConfig = EvaluationConfig()  # type: ignore[call-arg]
+    acceptance: AcceptanceConfig = AcceptanceConfig()  # type: ignore[call-arg]
     cost: CostConfig = CostConfig()  # type: ignore[call-arg]
     improve: ImproveConfig = ImproveConfig()  # type: ignore[call-arg]
 
@@ -375,6 +379,7 @@ BUDGETS: dict[Budget, dict[str, Any]] = {
             "tuned_epochs": 3,
             "raft_rows": 5_000,
             "raft_epochs": 1,
+            "seeds": 3,
         },
         "synthesis": {"passages": 2_000},
         "evaluation": {"max_questions": 100_000, "dev_questions": 500},
@@ -400,7 +405,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     if not isinstance(raw, dict):
         raise ConfigError(f"configuration {path} must be a mapping of settings, not {raw!r:.60}")
     for override in overrides:
-        _apply(raw, override)
+        apply_override(raw, override)
     return make_config(raw, base=path.resolve().parent)
 
 
@@ -453,7 +458,12 @@ def _with_budget(raw: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _apply(raw: dict[str, Any], override: str) -> None:
+def apply_override(raw: dict[str, Any], override: str) -> None:
+    """Set `key=value` among raw settings.
+
+    Raises:
+        ConfigError: it is not key=value, or runs through a value.
+    """
     key, sign, value = override.partition("=")
     if not sign or not key:
         raise ConfigError(f"override {override!r} is not key=value, e.g. training.rank=8")

@@ -14,7 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from domainlm import __version__, contenders, diagnose, pricing, provenance
+from domainlm import (
+    __version__,
+    contenders,
+    controls,
+    diagnose,
+    history,
+    pricing,
+    provenance,
+    repeats,
+)
 from domainlm.artifacts import (
     Progress,
     RunDir,
@@ -90,10 +99,12 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
     prices = pricing.check(config)
     with RunDir(config.folder, progress.stage) as folder:
         ground = prepare(config, folder, progress)
-        bench, written, adapters = tune(config, folder, ground, progress)
-        answers, probes, memory = bench.answer(
-            digest(ground.pipeline_key, config.model, config.api_base, adapters, config.decoding)
+        bench, written, training_key = workbench(config, folder, ground, progress)
+        adapters = bench.train(training_key, written)
+        answer_key = digest(
+            ground.pipeline_key, config.model, config.api_base, adapters, config.decoding
         )
+        answers, probes, memory = bench.answer(answer_key)
 
         score_key = digest(
             [(a.arm, a.question_id, a.text, a.failed, a.passages) for a in answers],
@@ -116,6 +127,12 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
             ),
         )
         touches = provenance.touch_test(config.output, ground.questions.test, score_key)
+        checks = controls.stage(
+            config, folder, bench, ground.by_id, ground.questions.train, scores, answer_key
+        )
+        seeds = repeats.stage(
+            config, folder, bench, written, adapters, scores, training_key, answer_key
+        )
 
         dev = [s for s in scores if s.split == "dev"]
         test = [s for s in scores if s.split != "dev"]
@@ -138,6 +155,8 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
             churn,
             now.date(),
             [warning for adapter in adapters for warning in adapter.warnings],
+            probes,
+            checks,
         )
         result = RunResult(
             name=config.name,
@@ -164,8 +183,14 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
             setups=setups,
             churn=churn,
             money=settled.money,
+            standings=settled.standings,
+            latencies=probes,
+            controls=checks,
+            seeds=seeds,
         )
         write_atomic(config.folder / RESULT, dump_json(RunResult, result))
+        paid = {(a.arm, a.question_id): c for a, c in zip(answers, spent, strict=True)}
+        history.join(config.output, history.snapshot(result, paid))
         return result
 
 
@@ -238,7 +263,9 @@ def workbench(
         ground.embedder,
         progress,
     )
-    return bench, written, digest(key, config.training)
+    # More training runs leave the first one as it is.
+    settings = config.training.model_dump(mode="json", exclude={"seeds"})
+    return bench, written, digest(key, settings)
 
 
 def follow(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from domainlm import pricing
 from domainlm.config import Config
+from domainlm.controls import LONG_CHARS
 from domainlm.corpus.questions import check_documents
 from domainlm.corpus.sets import read_asked, read_documents
 from domainlm.evaluation import cost
@@ -117,6 +118,16 @@ def plan(config: Config) -> list[Step]:
             usd = cost.token_cost(answering.tokens, written, hosted)
             answering = replace(answering, usd=usd)
         steps.append(answering)
+    if trained and training.seeds > 1:
+        again = [s for s in steps if s.stage.startswith("train ") or s.stage[7:] in trained]
+        more = training.seeds - 1
+        read, seconds = more * sum(s.tokens for s in again), more * sum(s.seconds for s in again)
+        steps.append(step("further seeds", f"{more} more training runs", read, seconds))
+    if limits.diagnostics:
+        readers = [s for s in steps if s.stage in ("answer base", "answer rag", "answer raft")]
+        read, seconds = 2 * sum(s.tokens for s in readers), 2 * sum(s.seconds for s in readers)
+        seconds += asked * LONG_CHARS / _CHARS_PER_TOKEN / PREFILL
+        steps.append(step("diagnostics", "oracle, placebo, few-shot, long context", read, seconds))
     return steps
 
 

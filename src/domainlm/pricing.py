@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from domainlm.config import Config
 from domainlm.errors import ConfigError, DataError
-from domainlm.evaluation import cost, roi, summary
+from domainlm.evaluation import acceptance, cost, roi, summary
 from domainlm.evaluation.cost import Machine, ModelPrice, PriceBook, machine_cost, machine_named
 from domainlm.evaluation.latency import percentile
 from domainlm.evaluation.roi import Arm, Place, Scenario
@@ -21,12 +21,15 @@ from domainlm.schema import (
     ArmSummary,
     BreakEven,
     Contrast,
+    Control,
     Document,
+    Interval,
     Money,
     RoiCase,
     RunResult,
     Score,
     Setup,
+    Standing,
     Verdict,
 )
 
@@ -43,6 +46,7 @@ class Settled:
     break_evens: tuple[BreakEven, ...]
     money: Money
     verdict: Verdict
+    standings: tuple[Standing, ...] = ()
 
 
 def machine(config: Config, prices: PriceBook) -> Machine:
@@ -216,8 +220,10 @@ def settle(
     churn: float | None,
     today: dt.date,
     warnings: Sequence[str] = (),
+    latencies: Mapping[str, Sequence[float] | Interval] | None = None,
+    checks: Sequence[Control] = (),
 ) -> Settled:
-    """Bills, break-evens, money and verdict of answered and scored arms.
+    """Requirements, bills, break-evens, money and verdict of answered and scored arms.
 
     Args:
         config: The run's settings.
@@ -230,6 +236,8 @@ def settle(
         churn: As estimated from the documents' dates.
         today: Prices are old or not on this day.
         warnings: What training had to say.
+        latencies: arm -> seconds of single questions.
+        checks: Diagnostic arms, whose placebo may speak against the arm that ships.
 
     Raises:
         DataError: a measured number is unusable.
@@ -242,6 +250,15 @@ def settle(
     priced = arms(config, prices, whole, asked, setups)
     world = scenario(config, prices, churn)
     measured = {s.arm: s for s in whole}
+    standings = acceptance.judge(
+        config.acceptance,
+        [s for s in scores if s.split != "dev"],
+        asked,
+        answer_costs(config, prices, asked),
+        latencies or {},
+        minimum_correct=config.evaluation.minimum_quality,
+    )
+    admitted = acceptance.admitted(standings) if standings else tuple(measured)
     money = roi.assess(
         priced,
         world,
@@ -256,6 +273,7 @@ def settle(
             minimum=config.evaluation.minimum_quality,
             more_questions=c.more_questions,
             seed=config.seed,
+            excluded=frozenset(set(measured) - set(admitted)),
         ),
         _assumed(config, churn),
     )
@@ -274,13 +292,16 @@ def settle(
         questions_per_month=c.planned_volume,
         stale=cost.stale_prices(prices, today, used=_used(config, priced), days=c.stale_days),
         money=money,
+        standings=standings,
     )
-    said = (*verdict.caveats, *caveats(config), *fallbacks(answers), *warnings)
+    placebo = [c.sentence for c in checks if c.unread and c.reference == verdict.ship]
+    said = (*verdict.caveats, *placebo, *caveats(config), *fallbacks(answers), *warnings)
     return Settled(
         cases,
         tuple(roi.break_evens(priced, world)),
         money,
         dataclasses.replace(verdict, caveats=said),
+        standings,
     )
 
 
@@ -305,6 +326,8 @@ def reprice(config: Config, result: RunResult, today: dt.date) -> RunResult:
         result.churn,
         today,
         [warning for adapter in result.adapters for warning in adapter.warnings],
+        result.latencies,
+        result.controls,
     )
     return dataclasses.replace(
         result,
@@ -313,6 +336,7 @@ def reprice(config: Config, result: RunResult, today: dt.date) -> RunResult:
         break_evens=settled.break_evens,
         money=settled.money,
         verdict=settled.verdict,
+        standings=settled.standings,
     )
 
 

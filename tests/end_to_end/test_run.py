@@ -23,6 +23,7 @@ _CLOCKS = {
     "latency_s",
     "latency_p50_s",
     "latency_p95_s",
+    "latencies",
     "cost_per_question_usd",
     "cost_per_correct_usd",
     "peak_memory_bytes",

@@ -190,6 +190,37 @@ def contrasts(
     return found + _family(selection, table, ALL, split, metric, margin, seed)
 
 
+def pairwise(
+    scores: Sequence[Score],
+    family: Mapping[str, Weights],
+    *,
+    margin: float,
+    metric: str = "primary",
+    split: str = TEST,
+    seed: int = 0,
+) -> list[Contrast]:
+    """Other comparisons than the declared ones, on task "all" and on each task, each task's family
+    corrected by Holm; those without a common question are left out.
+
+    Args:
+        scores: Scores; those outside `split` are ignored.
+        family: Name -> weights of arms (1 and -1).
+        margin: Equivalence margin in units of the metric.
+        metric: The metric to compare.
+        split: The slice to compare on.
+        seed: Seed of Monte Carlo tests.
+
+    Raises:
+        DataError: As for `contrasts`.
+    """
+    table = _table(scores, metric, split)
+    return [
+        c
+        for task in (ALL, *TASKS)
+        for c in _family(family, table, task, split, metric, margin, seed)
+    ]
+
+
 _Table = dict[str, dict[str, Score]]
 """question id -> arm -> score"""
 

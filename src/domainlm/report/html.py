@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from domainlm.artifacts import write_atomic
 from domainlm.diagnose import MEANING
+from domainlm.evaluation import acceptance
 from domainlm.report import charts
 from domainlm.report import format as fmt
 from domainlm.report.markdown import to_markdown
@@ -116,6 +117,8 @@ def _template() -> jinja2.Template:
         "pipeline": fmt.pipeline,
         "compact": fmt.compact,
         "detectable": fmt.detectable,
+        "requirement": acceptance.said,
+        "requirement_cell": acceptance.cell,
     }
     env.globals["swatch"] = charts.swatch
     return env.from_string(_read("template.html.j2"))
