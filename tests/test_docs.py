@@ -9,7 +9,8 @@ from pydantic import BaseModel
 from typer.main import get_command
 
 from domainlm.cli import app
-from domainlm.config import BUDGETS, Config
+from domainlm.budgets import BUDGETS
+from domainlm.config import Config
 from domainlm.rag.stages import STAGES, factory_of
 
 ROOT = Path(__file__).parents[1]

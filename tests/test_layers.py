@@ -11,6 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "domainlm"
 FLOORS = {
     "schema": 0,
     "errors": 0,
+    "budgets": 0,
     "config": 1,
     "artifacts": 1,
     "memory": 1,

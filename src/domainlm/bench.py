@@ -156,7 +156,8 @@ class Bench:
             limit = 0 if every else training.tuned_rows
             return closed_book_rows(pool, limit, seed, phrasings=1 if every else training.phrasings)
         return raft_rows(
-            pool,
+            # A sentence with a gap asks to recite, not to read.
+            [q for q in pool if q.metadata.get("form") != "gap"],
             self._retrieval(),
             self._documents,
             limit=0 if every else training.raft_rows,

@@ -15,10 +15,10 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from domainlm.budgets import BUDGETS, Budget
 from domainlm.errors import ConfigError
 from domainlm.schema import RagSpec, StageSpec
 
-Budget = Literal["smoke", "small", "full"]
 ArmName = Literal["base", "rag", "tuned", "tuned+rag", "raft"]
 ARMS: tuple[ArmName, ...] = ("base", "rag", "tuned", "tuned+rag", "raft")
 
@@ -88,11 +88,15 @@ class RagConfig(Section):
 
 
 class SynthesisConfig(Section):
-    """Question writing from passages: how many passages are read, and what may stay."""
+    """Question writing: by the model as it is about passages, and by a writer that is tuned on the
+    train questions first about facts.
+    """
 
     passages: int = Field(0, ge=0)
     questions_per_passage: int = Field(2, ge=1, le=8)
     min_groundedness: float = Field(0.8, ge=0, le=1)
+    facts: int = Field(0, ge=0)
+    questions_per_fact: int = Field(2, ge=1, le=8)
 
 
 class PreferenceConfig(Section):
@@ -353,32 +357,6 @@ class Config(Section):
     def asked_log(self) -> Path:
         """What `ask` answered, beside the event log."""
         return self.output / f"{self.name}.asked.jsonl"
-
-
-# What each budget fills in where the configuration is silent (0 or absent).
-BUDGETS: dict[Budget, dict[str, Any]] = {
-    "smoke": {
-        "training": {"tuned_rows": 16, "tuned_epochs": 1, "raft_rows": 8, "raft_epochs": 1},
-        "synthesis": {"passages": 4},
-        "evaluation": {"max_questions": 10, "dev_questions": 6},
-    },
-    "small": {
-        "training": {"tuned_rows": 200, "tuned_epochs": 1, "raft_rows": 80, "raft_epochs": 1},
-        "synthesis": {"passages": 8},
-        "evaluation": {"max_questions": 48, "dev_questions": 14},
-    },
-    "full": {
-        "training": {
-            "batch_size": 8,
-            "tuned_rows": 20_000,
-            "tuned_epochs": 3,
-            "raft_rows": 5_000,
-            "raft_epochs": 1,
-        },
-        "synthesis": {"passages": 2_000},
-        "evaluation": {"max_questions": 100_000, "dev_questions": 500},
-    },
-}
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:

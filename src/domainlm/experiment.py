@@ -224,7 +224,9 @@ def workbench(
             ground.index,
             ground.by_id,
             ground.questions,
-            folder.path / "drafts" / f"{key}.jsonl",
+            ground.embedder,
+            folder,
+            key,
             progress,
         ),
     )
