@@ -8,8 +8,8 @@ import yaml
 from pydantic import BaseModel
 from typer.main import get_command
 
-from domainlm.cli import app
 from domainlm.budgets import BUDGETS
+from domainlm.cli import app
 from domainlm.config import Config
 from domainlm.rag.stages import STAGES, factory_of
 
