@@ -30,6 +30,7 @@ FLOORS = {
     "training": 6,
     "provenance": 6.2,
     "contenders": 6.5,
+    "retriever_tuning": 6.55,
     "optimize": 6.5,
     "diagnose": 6.5,
     "bench": 6.6,
@@ -61,6 +62,7 @@ TORCH_ROOMS = {
     "training/loop.py",
     "training/optimizer.py",
     "training/preference.py",
+    "training/retriever.py",
     "training/sft.py",
     "training/weights.py",
 }

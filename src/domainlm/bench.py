@@ -319,7 +319,7 @@ class Bench:
         places = [self._folder.path / a.path for a in trained]
         indexing = 0.0
         if retrieves:
-            indexing = self._index.delta.seconds
+            indexing = self._index.delta.seconds + self._folder.seconds("retriever")
             indexing += derived_search.spent(self._spec.retrieve, self._resources).seconds
             if self._index.folder:
                 places.append(self._index.folder)

@@ -124,6 +124,16 @@ class RewardConfig(Section):
     abstention: float = Field(1.0, ge=0)
 
 
+class RetrieverConfig(Section):
+    """Contrastive tuning of the embedder on the train questions; no `epochs`, no tuning."""
+
+    epochs: int = Field(0, ge=0, le=100)
+    negatives: int = Field(2, ge=0, le=16)
+    batch_size: int = Field(16, ge=2, le=1024)
+    learning_rate: float = Field(3e-5, gt=0, lt=1)
+    max_tokens: int = Field(128, ge=8, le=8192)
+
+
 Method = Literal["lora", "dora", "rslora", "full", "prefix", "qlora"]
 _RATES: dict[str, float] = {
     "lora": 5e-4,
@@ -170,6 +180,7 @@ class TrainingConfig(Section):
     synthesis: SynthesisConfig = SynthesisConfig()  # type: ignore[call-arg]
     preference: PreferenceConfig = PreferenceConfig()  # type: ignore[call-arg]
     reward: RewardConfig = RewardConfig()  # type: ignore[call-arg]
+    retriever: RetrieverConfig = RetrieverConfig()  # type: ignore[call-arg]
 
     @property
     def rate(self) -> float:
@@ -331,6 +342,15 @@ class Config(Section):
             raise ValueError(
                 f"model {self.model!r} cannot be fine-tuned here, but arms asks for "
                 f"{', '.join(trained)}; set arms: [base, rag] or a local model"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _endpoint_embedder_cannot_train(self) -> Config:
+        if self.training.retriever.epochs and self.embedder.startswith(("openai:", "fake")):
+            raise ValueError(
+                f"embedder {self.embedder!r} cannot be tuned here, but training.retriever.epochs "
+                f"is {self.training.retriever.epochs}; set it to 0 or use a local embedder"
             )
         return self
 

@@ -60,6 +60,7 @@ from domainlm.schema.models import (
     Sampling,
     TrainingPoint,
     TrainingRow,
+    TunedEmbedder,
     Usage,
 )
 from domainlm.schema.money import (
@@ -170,6 +171,7 @@ __all__ = [
     "TraceStep",
     "TrainingPoint",
     "TrainingRow",
+    "TunedEmbedder",
     "Trial",
     "Usage",
     "Verdict",
