@@ -12,6 +12,7 @@ FLOORS = {
     "schema": 0,
     "errors": 0,
     "acceptance": 0.5,
+    "budgets": 0,
     "config": 1,
     "artifacts": 1,
     "memory": 1,
@@ -30,6 +31,7 @@ FLOORS = {
     "training": 6,
     "provenance": 6.2,
     "contenders": 6.5,
+    "retriever_tuning": 6.55,
     "optimize": 6.5,
     "diagnose": 6.5,
     "bench": 6.6,
@@ -70,6 +72,7 @@ TORCH_ROOMS = {
     "training/loop.py",
     "training/optimizer.py",
     "training/preference.py",
+    "training/retriever.py",
     "training/sft.py",
     "training/weights.py",
 }

@@ -163,7 +163,8 @@ class Bench:
             limit = 0 if every else training.tuned_rows
             return closed_book_rows(pool, limit, seed, phrasings=1 if every else training.phrasings)
         return raft_rows(
-            pool,
+            # A sentence with a gap asks to recite, not to read.
+            [q for q in pool if q.metadata.get("form") != "gap"],
             self._retrieval(),
             self._documents,
             limit=0 if every else training.raft_rows,
@@ -349,7 +350,7 @@ class Bench:
         places = [self._folder.path / a.path for a in trained]
         indexing = 0.0
         if retrieves:
-            indexing = self._index.delta.seconds
+            indexing = self._index.delta.seconds + self._folder.seconds("retriever")
             indexing += derived_search.spent(self._spec.retrieve, self._resources).seconds
             if self._index.folder:
                 places.append(self._index.folder)

@@ -16,10 +16,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from domainlm.acceptance import AcceptanceConfig
+from domainlm.budgets import BUDGETS, Budget
 from domainlm.errors import ConfigError
 from domainlm.schema import RagSpec, SetFormat, StageSpec
 
-Budget = Literal["smoke", "small", "full"]
 ArmName = Literal["base", "rag", "tuned", "tuned+rag", "raft"]
 ARMS: tuple[ArmName, ...] = ("base", "rag", "tuned", "tuned+rag", "raft")
 
@@ -89,11 +89,15 @@ class RagConfig(Section):
 
 
 class SynthesisConfig(Section):
-    """Question writing from passages: how many passages are read, and what may stay."""
+    """Question writing: by the model as it is about passages, and by a writer that is tuned on the
+    train questions first about facts.
+    """
 
     passages: int = Field(0, ge=0)
     questions_per_passage: int = Field(2, ge=1, le=8)
     min_groundedness: float = Field(0.8, ge=0, le=1)
+    facts: int = Field(0, ge=0)
+    questions_per_fact: int = Field(2, ge=1, le=8)
 
 
 class PreferenceConfig(Section):
@@ -119,6 +123,16 @@ class RewardConfig(Section):
     answer: float = Field(1.0, ge=0)
     support: float = Field(0.5, ge=0)
     abstention: float = Field(1.0, ge=0)
+
+
+class RetrieverConfig(Section):
+    """Contrastive tuning of the embedder on the train questions; no `epochs`, no tuning."""
+
+    epochs: int = Field(0, ge=0, le=100)
+    negatives: int = Field(2, ge=0, le=16)
+    batch_size: int = Field(16, ge=2, le=1024)
+    learning_rate: float = Field(3e-5, gt=0, lt=1)
+    max_tokens: int = Field(128, ge=8, le=8192)
 
 
 Method = Literal["lora", "dora", "rslora", "full", "prefix", "qlora"]
@@ -168,6 +182,7 @@ class TrainingConfig(Section):
     synthesis: SynthesisConfig = SynthesisConfig()  # type: ignore[call-arg]
     preference: PreferenceConfig = PreferenceConfig()  # type: ignore[call-arg]
     reward: RewardConfig = RewardConfig()  # type: ignore[call-arg]
+    retriever: RetrieverConfig = RetrieverConfig()  # type: ignore[call-arg]
 
     @property
     def rate(self) -> float:
@@ -336,6 +351,15 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _endpoint_embedder_cannot_train(self) -> Config:
+        if self.training.retriever.epochs and self.embedder.startswith(("openai:", "fake")):
+            raise ValueError(
+                f"embedder {self.embedder!r} cannot be tuned here, but training.retriever.epochs "
+                f"is {self.training.retriever.epochs}; set it to 0 or use a local embedder"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _endpoint_gives_no_probabilities(self) -> Config:
         if self.rag.reader == "replug" and self.model.startswith(("openai:", "fake")):
             raise ValueError(
@@ -358,33 +382,6 @@ class Config(Section):
     def asked_log(self) -> Path:
         """What `ask` answered, beside the event log."""
         return self.output / f"{self.name}.asked.jsonl"
-
-
-# What each budget fills in where the configuration is silent (0 or absent).
-BUDGETS: dict[Budget, dict[str, Any]] = {
-    "smoke": {
-        "training": {"tuned_rows": 16, "tuned_epochs": 1, "raft_rows": 8, "raft_epochs": 1},
-        "synthesis": {"passages": 4},
-        "evaluation": {"max_questions": 10, "dev_questions": 6},
-    },
-    "small": {
-        "training": {"tuned_rows": 200, "tuned_epochs": 1, "raft_rows": 80, "raft_epochs": 1},
-        "synthesis": {"passages": 8},
-        "evaluation": {"max_questions": 48, "dev_questions": 14},
-    },
-    "full": {
-        "training": {
-            "batch_size": 8,
-            "tuned_rows": 20_000,
-            "tuned_epochs": 3,
-            "raft_rows": 5_000,
-            "raft_epochs": 1,
-            "seeds": 3,
-        },
-        "synthesis": {"passages": 2_000},
-        "evaluation": {"max_questions": 100_000, "dev_questions": 500},
-    },
-}
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:

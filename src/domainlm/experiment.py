@@ -47,6 +47,7 @@ from domainlm.models.base import Embedder
 from domainlm.rag.graph import merges_of
 from domainlm.registry import registry_of
 from domainlm.retrieval import Index, IndexDelta
+from domainlm.retriever_tuning import tuned_retrieval
 from domainlm.schema import (
     Adapter,
     Answer,
@@ -69,7 +70,10 @@ RESULT = "result.json"
 
 @dataclass(frozen=True)
 class Ground:
-    """What all arms share: documents, split questions, one index, the chosen pipeline."""
+    """What all arms share: documents, split questions, one index, the chosen pipeline.
+
+    `embedder` searches and may be tuned; `scorer`, the configured one, compares answers.
+    """
 
     documents: tuple[Document, ...]
     quarantined: tuple[Quarantined, ...]
@@ -77,6 +81,7 @@ class Ground:
     index: Index
     trials: tuple[Trial, ...]
     embedder: Embedder
+    scorer: Embedder
     corpus_key: str
     split_key: str
     pipeline_key: str
@@ -109,14 +114,14 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
         score_key = digest(
             [(a.arm, a.question_id, a.text, a.failed, a.passages) for a in answers],
             ground.split_key,
-            ground.embedder.name,
+            ground.scorer.name,
             __version__,
         )
         scores: tuple[Score, ...] = folder.stage(
             "scores",
             score_key,
             tuple[Score, ...],
-            lambda: tuple(score_answers(answers, bench.asked, ground.embedder)),
+            lambda: tuple(score_answers(answers, bench.asked, ground.scorer)),
         )
         waterfalls: tuple[Waterfall, ...] = folder.stage(
             "diagnose",
@@ -203,6 +208,12 @@ def prepare(config: Config, folder: RunDir, progress: Progress) -> Ground:
     embedder = contenders.load_configured_embedder(config)
     index_key = digest(read_key, config.chunking, embedder.name)
     index, _ = contenders.open_index(folder, index_key, config, documents, embedder, progress)
+    scorer = embedder
+    if config.training.retriever.epochs:
+        index_key = digest(index_key, split_key, config.training.retriever, config.seed)
+        embedder, index, _ = tuned_retrieval(
+            config, folder, index_key, index, documents, questions, embedder, progress
+        )
     pipeline_key = digest(
         index_key, split_key, config.rag, config.evaluation.dev_questions, merges_of(index)
     )
@@ -220,6 +231,7 @@ def prepare(config: Config, folder: RunDir, progress: Progress) -> Ground:
         index,
         trials,
         embedder,
+        scorer,
         read_key,
         split_key,
         pipeline_key,
@@ -249,7 +261,9 @@ def workbench(
             ground.index,
             ground.by_id,
             ground.questions,
-            folder.path / "drafts" / f"{key}.jsonl",
+            ground.embedder,
+            folder,
+            key,
             progress,
         ),
     )

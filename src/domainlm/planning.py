@@ -24,6 +24,7 @@ from domainlm.rag.reading import MOST_GROUPS
 from domainlm.rag.stages import stage_settings
 from domainlm.schema import StageSpec
 from domainlm.training.race import rounds
+from domainlm.training.writer import EPOCHS
 
 _CHARS_PER_TOKEN = 4.3
 EMBED, PREFILL, DECODE, _TRAIN = 11_000.0, 800.0, 900.0, 350.0
@@ -91,7 +92,17 @@ def plan(config: Config) -> list[Step]:
         calls = training.synthesis.passages * training.synthesis.questions_per_passage
         tokens = calls * 400
         steps.append(step("synthesis", f"{calls} drafts", tokens, tokens / PREFILL + calls * 0.07))
-    pool = round(len(questions) * (1 - held_out - split.dev)) + training.synthesis.passages
+    people = round(len(questions) * (1 - held_out - split.dev))
+    pool = people + training.synthesis.passages
+    if trained and training.synthesis.facts:
+        # The writer learns from the train questions, and reads a sentence for each of its own.
+        learned = people * EPOCHS * (_QUESTION_TOKENS + 60)
+        calls = training.synthesis.facts * training.synthesis.questions_per_fact
+        tokens = learned + calls * 80
+        seconds = learned / _TRAIN + calls * 80 / PREFILL + calls * 0.02
+        steps.append(step("write about facts", f"{calls} questions", tokens, seconds))
+        # Each fact is a sentence with a gap besides.
+        pool += calls + training.synthesis.facts
     if trained and training.cpt_tokens:
         read = min(training.cpt_tokens, corpus)
         steps.append(step("read documents", f"{read:.0f} tokens", read, read / _TRAIN))

@@ -10,7 +10,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from domainlm.cli.common import AsJson, ConfigFile, Settings, bars, load, print_json
+from domainlm.cli.common import AsJson, ConfigFile, Settings, Trust, bars, load, print_json
 from domainlm.errors import DataError
 
 app = typer.Typer(
@@ -19,15 +19,6 @@ app = typer.Typer(
 )
 
 _MAX_STDIN = 1_000_000
-Trust = Annotated[
-    float | None,
-    typer.Option(
-        min=-1,
-        max=1,
-        show_default="0.667",
-        help="A judge may train if its alpha with people is surely at least this.",
-    ),
-]
 
 
 class Form(StrEnum):

@@ -63,6 +63,7 @@ from domainlm.schema.models import (
     Sampling,
     TrainingPoint,
     TrainingRow,
+    TunedEmbedder,
     Usage,
 )
 from domainlm.schema.money import (
@@ -184,6 +185,7 @@ __all__ = [
     "TraceStep",
     "TrainingPoint",
     "TrainingRow",
+    "TunedEmbedder",
     "Trial",
     "Usage",
     "Verdict",

@@ -140,3 +140,21 @@ class Adapter:
     warnings: tuple[str, ...] = ()
     likelihoods: Likelihoods | None = None
     rewards: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TunedEmbedder:
+    """An embedder tuned on train questions: folder, digest of the weights, and whether it stayed.
+
+    `before` and `after` are dev quality of dense search. Without a path there was too little to
+    learn from.
+    """
+
+    path: str
+    digest: str
+    pairs: int
+    losses: tuple[float, ...] = ()
+    seconds: float = 0.0
+    before: float = 0.0
+    after: float = 0.0
+    kept: bool = False
