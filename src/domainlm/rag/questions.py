@@ -10,11 +10,12 @@ from typing import Literal
 
 import numpy as np
 
-from domainlm.corpus.chunking import estimate_tokens, sentence_spans
+from domainlm.asking import Allowance, Task
+from domainlm.corpus.chunking import sentence_spans
 from domainlm.errors import ConfigError
 from domainlm.models.base import Array
 from domainlm.rag.citations import words
-from domainlm.rag.derived import Side, Task, open_side
+from domainlm.rag.derived import MAX_CALLS, TOKEN_CAP, Side, open_side
 from domainlm.rag.derived_search import DerivedRetriever, Leaves, Lift, Method, document_turns
 from domainlm.rag.pre import written_lines
 from domainlm.rag.rocchio import evidence_spans
@@ -39,7 +40,8 @@ def questions(
     weight: float = 0.5,
     method: Method = "convex",
     depth: int = 50,
-    max_calls: int = 1000,
+    max_calls: int = MAX_CALLS,
+    token_cap: int = TOKEN_CAP,
     max_tokens: int = 96,
 ) -> Retriever:
     """Search the questions that each chunk answers (doc2query, Nogueira et al., 1904.08375, with
@@ -58,6 +60,7 @@ def questions(
         method: `convex` or `rrf`.
         depth: candidates taken from each ranking.
         max_calls: most model calls, over all runs; chunks beyond them are found as they stand.
+        token_cap: most tokens, read and written, over all runs.
         max_tokens: most tokens of an answer of the model.
 
     Raises:
@@ -65,11 +68,12 @@ def questions(
     """
     if writer not in ("model", "sentences"):
         raise ConfigError(f"stage 'questions': writer is {writer!r}; use model or sentences")
-    if n < 1 or shots < 0 or max_calls < 0 or max_tokens < 1:
+    if n < 1 or shots < 0 or max_tokens < 1:
         raise ConfigError(
-            f"stage 'questions': n is {n}, shots {shots}, max_calls {max_calls}, max_tokens "
-            f"{max_tokens}; n and max_tokens must be 1 or more, the others 0 or more"
+            f"stage 'questions': n is {n}, shots {shots}, max_tokens {max_tokens}; n and "
+            "max_tokens must be 1 or more, shots 0 or more"
         )
+    allowance = Allowance(max_calls, token_cap)
     if writer == "sentences":
         side = open_side(resources, "sentences", ())
         return DerivedRetriever(
@@ -80,6 +84,7 @@ def questions(
             weight=weight,
             method=method,
             depth=depth,
+            allowance=allowance,
         )
     examples = _shots(resources, 2 * shots)
     side = open_side(
@@ -97,7 +102,7 @@ def questions(
         weight=weight,
         method=method,
         depth=depth,
-        max_calls=max_calls,
+        allowance=allowance,
     )
 
 
@@ -142,10 +147,7 @@ def _question_tasks(leaves: Leaves, n: int, examples: Sequence[Shot], shots: int
     for row in _distinct(leaves):
         chunk = leaves.chunks[row]
         chats = _chats(chunk, n, [s for s in examples if s[0] != chunk.doc_id][:shots])
-        size = sum(estimate_tokens(m.content) + 8 for chat in chats for m in chat)
-        tasks.append(
-            Task(leaves.keys[row], _reader(chunk, n), partial(tuple, chats), len(chats), size)
-        )
+        tasks.append(Task(leaves.keys[row], _reader(chunk, n), partial(tuple, chats)))
     return tasks
 
 
