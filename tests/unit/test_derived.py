@@ -21,6 +21,7 @@ from domainlm.rag.derived import Written
 from domainlm.rag.derived_search import leaves_of
 from domainlm.rag.pipeline import Retrieval, with_retrieval
 from domainlm.rag.preparing import bill_of
+from domainlm.rag.questions import own_places
 from domainlm.rag.raptor import cluster, grow
 from domainlm.rag.stages import Resources, asked_by, build_stage
 from domainlm.rag.trace import record_trace
@@ -90,6 +91,20 @@ def test_a_question_that_shares_no_word_with_its_chunk_is_dropped(tmp_path: Path
     retrieval(resources, "questions").prepare([])
     texts = [t for r in records(tmp_path, "questions") for t in r.texts]
     assert "When does the pump start?" in texts and "What about elephants?" not in texts
+
+
+def test_a_question_that_does_not_find_its_chunk_again_is_not_searched(tmp_path: Path) -> None:
+    text = "When does the river at the mill freeze?"
+    resources = resources_with(tmp_path, FakeModel({**ASKED, "mill grinds": text}))
+    led, kept = (
+        {p.doc_id: p.score for p in retrieval(resources, "questions", round_trip=r)(question, 4)}
+        for question, r in ((Question("q", text), 0), (Question("q", text), 1))
+    )
+    # The river's own question does find its chunk; what was said of the mill does not.
+    assert led["mill.txt"] > kept["mill.txt"] and kept["river.txt"] >= led["river.txt"]
+    entries = np.eye(3, dtype=np.float32)[[0, 1, 1]]
+    nearer = np.asarray([[1.0, 0.0, 0.0], [0.9, 0.1, 0.0], [0.0, 1.0, 0.0]], np.float32)
+    assert own_places(entries, np.asarray([0, 1, 2]), nearer).tolist() == [1, 2, 1]
 
 
 def test_the_cap_on_calls_holds_over_runs_and_is_said(tmp_path: Path) -> None:

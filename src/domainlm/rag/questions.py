@@ -16,7 +16,7 @@ from domainlm.errors import ConfigError
 from domainlm.models.base import Array
 from domainlm.rag.citations import words
 from domainlm.rag.derived import MAX_CALLS, TOKEN_CAP, Side, open_side
-from domainlm.rag.derived_search import DerivedRetriever, Leaves, Lift, Method, document_turns
+from domainlm.rag.derived_search import DerivedRetriever, Leaves, Lift, Method, Rows, document_turns
 from domainlm.rag.pre import written_lines
 from domainlm.rag.rocchio import evidence_spans
 from domainlm.rag.stages import Resources, Retriever
@@ -28,6 +28,8 @@ _LONGEST = 300
 """Characters of a written question that are kept."""
 _SHOWN = 1200
 """Characters of an example's passage that are shown."""
+_BLOCK = 512
+"""Questions whose own passage is looked for at once."""
 _LABEL = re.compile(r"^(?:question|q)\s*\d*\s*[:.]\s*", re.IGNORECASE)
 
 
@@ -37,6 +39,7 @@ def questions(
     n: int = 3,
     writer: Literal["model", "sentences"] = "model",
     shots: int = 3,
+    round_trip: int = 3,
     weight: float = 0.5,
     method: Method = "convex",
     depth: int = 50,
@@ -49,13 +52,16 @@ def questions(
 
     With train questions that name their evidence, `shots` of them set the style and each question
     is a sample of its own (Promptagator, Dai et al., 2209.11755); without, one call lists all. An
-    example is never shown beside a chunk of its own document: the model would repeat it.
+    example is never shown beside a chunk of its own document: the model would repeat it. A question
+    to which its own chunk is not among the `round_trip` nearest says nothing of that chunk and is
+    not searched (Promptagator's consistency filter).
 
     Args:
         resources: with a model, unless `writer` is `sentences`.
         n: most questions per chunk; of sentences, all are kept.
         writer: `model` or `sentences`.
         shots: most examples in the prompt.
+        round_trip: place that a question's own chunk must reach; 0 searches every question.
         weight: share of the derived score in the dense one (`convex` only).
         method: `convex` or `rrf`.
         depth: candidates taken from each ranking.
@@ -68,10 +74,10 @@ def questions(
     """
     if writer not in ("model", "sentences"):
         raise ConfigError(f"stage 'questions': writer is {writer!r}; use model or sentences")
-    if n < 1 or shots < 0 or max_tokens < 1:
+    if n < 1 or max_tokens < 1 or min(shots, round_trip) < 0:
         raise ConfigError(
-            f"stage 'questions': n is {n}, shots {shots}, max_tokens {max_tokens}; n and "
-            "max_tokens must be 1 or more, shots 0 or more"
+            f"stage 'questions': n is {n}, shots {shots}, round_trip {round_trip}, max_tokens "
+            f"{max_tokens}; n and max_tokens must be 1 or more, the others 0 or more"
         )
     allowance = Allowance(max_calls, token_cap)
     if writer == "sentences":
@@ -98,7 +104,7 @@ def questions(
         resources,
         side,
         lambda leaves: [_question_tasks(leaves, n, examples, shots)],
-        lambda leaves: _best_of(leaves, side),
+        lambda leaves: _best_of(leaves, side, round_trip),
         weight=weight,
         method=method,
         depth=depth,
@@ -106,8 +112,8 @@ def questions(
     )
 
 
-def _best_of(leaves: Leaves, side: Side) -> Lift | None:
-    """A chunk's score is that of its best entry."""
+def _best_of(leaves: Leaves, side: Side, round_trip: int = 0) -> Lift | None:
+    """A chunk's score is that of its best entry; see `questions` for `round_trip`."""
     found: list[Array] = []
     rows: list[int] = []
     for row, key in enumerate(leaves.keys):
@@ -117,6 +123,11 @@ def _best_of(leaves: Leaves, side: Side) -> Lift | None:
     if not rows:
         return None
     entries, owner = np.concatenate(found), np.asarray(rows, dtype=np.intp)
+    if round_trip:
+        places = own_places(entries, owner, leaves.vectors)
+        entries, owner = entries[places <= round_trip], owner[places <= round_trip]
+    if not len(owner):
+        return None
 
     def lift(query: Array, own: Array) -> Array:
         best = own.copy()
@@ -125,6 +136,19 @@ def _best_of(leaves: Leaves, side: Side) -> Lift | None:
         return best
 
     return lift
+
+
+def own_places(entries: Array, owner: Rows, vectors: Array) -> Rows:
+    """At which place, from 1, each of the q `entries` (q, d) finds the row of `vectors` (n, d) that
+    `owner` says is its own, by cosine.
+    """
+    places = []
+    for start in range(0, len(entries), _BLOCK):
+        cosines = entries[start : start + _BLOCK] @ vectors.T
+        own = cosines[np.arange(len(cosines)), owner[start : start + _BLOCK]]
+        # Equal chunks share a cosine; rounding must not put one before the other.
+        places.append(1 + (cosines > own[:, None] + 1e-6).sum(1))
+    return np.concatenate(places)
 
 
 def _sentence_tasks(leaves: Leaves) -> list[Task]:
