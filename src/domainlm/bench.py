@@ -13,9 +13,9 @@ from domainlm.config import ArmName, Config
 from domainlm.contenders import base_checkpoint, load_model, stage_resources
 from domainlm.memory import PeakMemory, release
 from domainlm.models.base import ChatModel, Embedder
-from domainlm.rag import derived_search
 from domainlm.rag.communities import by_community
 from domainlm.rag.pipeline import Arm, Retrieval, closed_book, with_retrieval
+from domainlm.rag.preparing import bill_of
 from domainlm.rag.reading import with_documents
 from domainlm.rag.replug import with_ensemble
 from domainlm.registry import registry_of
@@ -351,7 +351,7 @@ class Bench:
         indexing = 0.0
         if retrieves:
             indexing = self._index.delta.seconds + self._folder.seconds("retriever")
-            indexing += derived_search.spent(self._spec.retrieve, self._resources).seconds
+            indexing += bill_of(self._spec.retrieve, self._resources).seconds
             if self._index.folder:
                 places.append(self._index.folder)
         rows_s = sum(self._folder.seconds(f"rows-{a.name}") for a in trained)

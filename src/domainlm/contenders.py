@@ -11,7 +11,7 @@ import numpy as np
 from domainlm.artifacts import Log, Progress, RunDir, Silent, digest
 from domainlm.config import Config, TrainingConfig
 from domainlm.corpus.chunking import chunk_document
-from domainlm.evaluation.metrics import retrieval_metrics
+from domainlm.evaluation.metrics import OBJECTIVES, retrieval_metrics
 from domainlm.models.base import ChatModel, Embedder, load_chat_model, load_embedder
 from domainlm.rag.pipeline import Retrieval
 from domainlm.rag.stages import Resources
@@ -126,7 +126,7 @@ def choose_pipeline(
         means = {metric: round(float(np.mean(v)), 6) for metric, v in sorted(scores.items())}
         trials.append(Trial(name, spec, len(usable), means))
         progress.update(n, len(candidates), name)
-    target = next((m for m in _OBJECTIVES if all(m in t.metrics for t in trials)), "")
+    target = next((m for m in OBJECTIVES if all(m in t.metrics for t in trials)), "")
     # Equal candidates keep their order, simplest first.
     return tuple(sorted(trials, key=lambda t: -t.metrics.get(target, 0.0)))
 
@@ -181,9 +181,6 @@ def stage_resources(
         model_name=config.model,
         progress=progress or Silent(),
     )
-
-
-_OBJECTIVES = ("evidence_recall", "doc_recall")
 
 
 def synthesise(

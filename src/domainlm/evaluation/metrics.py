@@ -9,6 +9,7 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -169,6 +170,11 @@ def covers(passage: str, evidence: str) -> bool:
     `EVIDENCE_OVERLAP` of its tokens.
     """
     return _covers(tokens(passage), tokens(evidence))
+
+
+Objective = Literal["evidence_recall", "doc_recall"]
+OBJECTIVES: tuple[Objective, ...] = ("evidence_recall", "doc_recall")
+"""Metrics by which pipelines are chosen: the first that the questions allow."""
 
 
 def retrieval_metrics(passages: Sequence[Passage], question: Question) -> dict[str, float]:

@@ -25,6 +25,7 @@ from domainlm.errors import ConfigError, MissingExtraError, ModelError
 from domainlm.models.base import Array, report_call
 from domainlm.models.control import defuse_usual
 from domainlm.schema import Chat, Generation, Sampling, Usage
+from domainlm.tokens import estimate_tokens
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -288,11 +289,6 @@ class OpenAIEmbedder:
             raise ModelError(f"{self.name} returned {len(rows)} vectors for {len(texts)} texts")
         tokens = getattr(getattr(reply, "usage", None), "prompt_tokens", None)
         return [row.embedding for row in rows], tokens or sum(map(estimate_tokens, texts))
-
-
-def estimate_tokens(text: str) -> int:
-    """Four UTF-8 bytes a token, at least one."""
-    return max(1, math.ceil(len(text.encode("utf-8", "surrogatepass")) / 4))
 
 
 def _retry_after(headers: Any, otherwise: float) -> float:
