@@ -32,6 +32,7 @@ FLOORS = {
     "optimize": 6.5,
     "diagnose": 6.5,
     "bench": 6.6,
+    "timing": 6.65,
     "power": 6.7,
     "pricing": 6.7,
     "experiment": 7,

@@ -182,12 +182,17 @@ class DecodingConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """The margin within which arms count as equivalent, and a cap on test questions."""
+    """The margin within which arms count as equivalent, a cap on test questions, and how waiting is
+    timed: `probes` questions one at a time, and with a `load` above 0 that many arriving a second.
+    """
 
     margin: float = Field(0.05, gt=0, lt=1)
     max_questions: int = Field(0, ge=0)
     dev_questions: int = Field(0, ge=0)
     minimum_quality: float = Field(0.0, ge=0, le=1)
+    probes: int = Field(0, ge=0)
+    load: float = Field(0.0, ge=0, le=1e6)
+    load_questions: int = Field(60, ge=1)
 
 
 Usd = Annotated[float, Field(ge=0, lt=1e12)]
@@ -360,12 +365,12 @@ BUDGETS: dict[Budget, dict[str, Any]] = {
     "smoke": {
         "training": {"tuned_rows": 16, "tuned_epochs": 1, "raft_rows": 8, "raft_epochs": 1},
         "synthesis": {"passages": 4},
-        "evaluation": {"max_questions": 10, "dev_questions": 6},
+        "evaluation": {"max_questions": 10, "dev_questions": 6, "probes": 3},
     },
     "small": {
         "training": {"tuned_rows": 200, "tuned_epochs": 1, "raft_rows": 80, "raft_epochs": 1},
         "synthesis": {"passages": 8},
-        "evaluation": {"max_questions": 48, "dev_questions": 14},
+        "evaluation": {"max_questions": 48, "dev_questions": 14, "probes": 6},
     },
     "full": {
         "training": {
@@ -376,7 +381,8 @@ BUDGETS: dict[Budget, dict[str, Any]] = {
             "raft_epochs": 1,
         },
         "synthesis": {"passages": 2_000},
-        "evaluation": {"max_questions": 100_000, "dev_questions": 500},
+        # From 72 on, the 95th percentile has an upper bound.
+        "evaluation": {"max_questions": 100_000, "dev_questions": 500, "probes": 80},
     },
 }
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from domainlm import __version__, contenders, diagnose, pricing, provenance
+from domainlm import __version__, contenders, diagnose, pricing, provenance, timing
 from domainlm.artifacts import (
     Progress,
     RunDir,
@@ -91,9 +91,11 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
     with RunDir(config.folder, progress.stage) as folder:
         ground = prepare(config, folder, progress)
         bench, written, adapters = tune(config, folder, ground, progress)
-        answers, probes, memory = bench.answer(
-            digest(ground.pipeline_key, config.model, config.api_base, adapters, config.decoding)
+        answer_key = digest(
+            ground.pipeline_key, config.model, config.api_base, adapters, config.decoding
         )
+        answers, memory = bench.answer(answer_key)
+        waits = timing.measure(bench, config, folder, answer_key, progress)
 
         score_key = digest(
             [(a.arm, a.question_id, a.text, a.failed, a.passages) for a in answers],
@@ -121,7 +123,7 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
         test = [s for s in scores if s.split != "dev"]
         spent = pricing.answer_costs(config, prices, answers)
         summaries = pricing.with_latency(
-            summary.summarise(test, answers, spent, peak_memory=memory), probes
+            summary.summarise(test, answers, spent, peak_memory=memory), waits
         )
         contrasts = summary.contrasts(test, margin=config.evaluation.margin, dev=dev)
         setups: dict[str, Setup] = {arm: bench.setup(arm, adapters) for arm in config.arms}
@@ -164,6 +166,7 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
             setups=setups,
             churn=churn,
             money=settled.money,
+            latency=waits,
         )
         write_atomic(config.folder / RESULT, dump_json(RunResult, result))
         return result

@@ -70,6 +70,7 @@ from domainlm.schema.money import (
     RoiCase,
     Setup,
     Swing,
+    UsedPrice,
 )
 from domainlm.schema.registry import (
     Champion,
@@ -88,6 +89,7 @@ from domainlm.schema.results import (
     ArmSummary,
     Contrast,
     DataCard,
+    Latency,
     Loss,
     RunResult,
     StageTime,
@@ -126,6 +128,7 @@ __all__ = [
     "GateResult",
     "Generation",
     "Interval",
+    "Latency",
     "Lessons",
     "Loss",
     "Judgement",
@@ -172,6 +175,7 @@ __all__ = [
     "TrainingRow",
     "Trial",
     "Usage",
+    "UsedPrice",
     "Verdict",
     "VerdictWord",
     "Waterfall",
