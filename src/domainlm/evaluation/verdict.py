@@ -1,6 +1,6 @@
 """From numbers to one sentence: what to ship, why, how surely and at what cost."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from domainlm.errors import DataError
@@ -103,7 +103,7 @@ def decide(
     ship = min(good, key=lambda a: (costs[a], _rank(a)))
     return Verdict(
         ship,
-        _sentence(arms[ship], arms, contrasts),
+        sentence_of(arms[ship], arms, contrasts),
         (
             *_reasons(ship, reference, arms, contrasts, roi, questions_per_month),
             *_surely(money, ship, min_correct),
@@ -146,7 +146,7 @@ def _by_money(
         if len(able) < len(arms):
             left = ", ".join(sorted(set(arms) - set(able), key=_rank))
             caveats.insert(0, f"Below the required quality, and so not considered: {left}.")
-        sentence = _sentence(arms[ship], arms, contrasts, words.worth(money, ship))
+        sentence = sentence_of(arms[ship], arms, contrasts, words.worth(money, ship))
         return Verdict(ship, sentence, tuple(reasons), tuple(caveats))
     if net.get(PEOPLE, 0.0) > 0:
         why = f"people alone do better ({words.worth(money, PEOPLE)})"
@@ -215,9 +215,13 @@ def _costs(
     return {a: monthly_usd(cases[a], questions_per_month) for a in arms}
 
 
-def _sentence(
-    shipped: ArmSummary, arms: dict[str, ArmSummary], found: Sequence[Contrast], worth: str = ""
+def sentence_of(
+    shipped: ArmSummary,
+    arms: Mapping[str, ArmSummary],
+    found: Sequence[Contrast],
+    worth: str = "",
 ) -> str:
+    """The verdict in one sentence: what to ship, how good, how much better, at what cost."""
     parts = [
         f"Ship {shipped.arm}: it answers {_percent(_share(shipped, 'correct'))} of "
         f"{shipped.n} test questions correctly"
