@@ -76,7 +76,9 @@ def _lead(c: Contrast) -> Fact:
     if c.difference.low is None:
         note = "too few documents for an interval"
     tone = {"better": "good", "equivalent": "good"}.get(c.verdict, "doubt")
-    return Fact(f"Points above {c.b}, the next best", fmt.points(c.difference.value), note, tone)
+    return Fact(
+        f"Lead over {c.b}, the next best", f"{fmt.points(c.difference.value)} points", note, tone
+    )
 
 
 def _sure(money: Money | None, shown: str, contrast: Contrast | None) -> list[Fact]:

@@ -24,7 +24,7 @@ from domainlm.report import format as fmt
 from domainlm.report.facts import WAIT_HEAD, facts, turns, waits
 from domainlm.report.markdown import to_markdown
 from domainlm.report.money import HEAD, net_value
-from domainlm.report.questions import embed, to_json
+from domainlm.report.questions import JSON, embed, to_json
 from domainlm.schema import TASKS, ArmMoney, BreakEven, Contrast, Interval, RunResult
 
 MAX_BYTES = 4_900_000
@@ -93,10 +93,15 @@ def to_html(result: RunResult, *, max_bytes: int = MAX_BYTES) -> str:
     slots = fmt.arm_slots(fmt.arm_names(result))
     template = _template()
     view = _view(result, slots)
-    bare = template.render(**view, data=Markup("{}"), notes=[])
+    bare = template.render(**view, data=Markup("{}"), kind=JSON, notes=())
     budget = max_bytes - len(bare.encode("utf-8", "replace")) - _RESERVE
-    data, notes = embed(result, slots, max(0, budget))
-    return template.render(**view, data=Markup(data), notes=notes)  # noqa: S704
+    block = embed(result, slots, max(0, budget))
+    return template.render(
+        **view,
+        data=Markup(block.text),  # noqa: S704
+        kind=block.kind,
+        notes=block.notes,
+    )
 
 
 def _read(name: str) -> str:

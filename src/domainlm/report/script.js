@@ -1,7 +1,14 @@
-(() => {
+(async () => {
   "use strict";
+  async function unpacked(text) {
+    const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    return new Response(stream).text();
+  }
   // All text of documents, questions and answers is hostile: it only ever becomes text nodes.
-  const data = JSON.parse(document.getElementById("run-data").textContent);
+  const block = document.getElementById("run-data");
+  const text = block.textContent;
+  const data = JSON.parse(block.type === "application/json" ? text : await unpacked(text));
   const questions = data.questions || [];
   if (!questions.length) return;
   const byId = (id) => document.getElementById(id);
@@ -253,6 +260,10 @@
     return el("i", { class: "dot arm-" + (slots.get(arm) ?? 0) });
   }
 
+  // A prompt's passages are numbers in it.
+  const said = (n) =>
+    data.texts[n].map((part) => (typeof part === "number" ? data.passages[part].text : part)).join("");
+
   function answer(q, a) {
     const effort =
       number(a.latency) + " s · " + a.in + " tokens in · " + a.out + " tokens out";
@@ -261,7 +272,7 @@
       el("div", {}, el("dt", {}, data.names[k] || words(k)), el("dd", {}, number(v))),
     );
     const prompt = a.prompt.map(([role, n]) =>
-      el("div", {}, el("p", { class: "sub" }, role), el("pre", { tabindex: "0" }, data.texts[n])),
+      el("div", {}, el("p", { class: "sub" }, role), el("pre", { tabindex: "0" }, said(n))),
     );
     return el(
       "section",

@@ -43,11 +43,12 @@ def ledger(result: RunResult) -> list[Check]:
 def _kept_apart(result: RunResult) -> Check:
     """Near-duplicates of test questions are dropped from training when questions are split."""
     near = [reason for _, reason in result.data.dropped if "near-duplicate" in reason]
-    new = sum(result.data.questions.get("test_new", {}).values())
+    new = sum(q.split == "test_new" for q in result.questions)
     asked = "Was the test kept apart from training?"
     if not result.data.questions:
         return Check(asked, "not recorded", "none")
-    found = f"Split by document; {new} test questions are about documents seen nowhere else"
+    about = f"{_many(new, 'test question')} about documents that training never saw"
+    found = f"Split by document, with {about}"
     dropped = f"{_many(len(near), 'near-duplicate question')} dropped from training" if near else ""
     tail = dropped or "no training question is a near-duplicate of a held-out one"
     return Check(asked, f"{found}; {tail}.", "ok" if new else "look")
@@ -87,7 +88,8 @@ def _complete(result: RunResult) -> Check:
 
 def _left_out(result: RunResult) -> Check:
     files, dropped = len(result.data.quarantined), len(result.data.dropped)
-    found = f"{_many(files, 'file')} and {_many(dropped, 'question')}; both are listed under Data."
+    parts = [_many(files, "file")] * bool(files) + [_many(dropped, "question")] * bool(dropped)
+    found = f"{' and '.join(parts)}, listed under Data." if parts else "Nothing."
     return Check("What was left out?", found, "look" if files else "ok")
 
 
