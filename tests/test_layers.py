@@ -39,6 +39,7 @@ FLOORS = {
     "bench": 6.6,
     "controls": 6.65,
     "repeats": 6.65,
+    "timing": 6.65,
     "power": 6.7,
     "pricing": 6.7,
     "paired": 6.7,

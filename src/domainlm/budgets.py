@@ -10,12 +10,12 @@ BUDGETS: dict[Budget, dict[str, Any]] = {
     "smoke": {
         "training": {"tuned_rows": 16, "tuned_epochs": 1, "raft_rows": 8, "raft_epochs": 1},
         "synthesis": {"passages": 4},
-        "evaluation": {"max_questions": 10, "dev_questions": 6},
+        "evaluation": {"max_questions": 10, "dev_questions": 6, "probes": 3},
     },
     "small": {
         "training": {"tuned_rows": 200, "tuned_epochs": 1, "raft_rows": 80, "raft_epochs": 1},
         "synthesis": {"passages": 8},
-        "evaluation": {"max_questions": 48, "dev_questions": 14},
+        "evaluation": {"max_questions": 48, "dev_questions": 14, "probes": 6},
     },
     "medium": {
         "training": {
@@ -26,7 +26,7 @@ BUDGETS: dict[Budget, dict[str, Any]] = {
             "raft_epochs": 1,
         },
         "synthesis": {"passages": 0, "facts": 800},
-        "evaluation": {"max_questions": 100, "dev_questions": 60},
+        "evaluation": {"max_questions": 100, "dev_questions": 60, "probes": 12},
     },
     "full": {
         "training": {
@@ -38,7 +38,7 @@ BUDGETS: dict[Budget, dict[str, Any]] = {
             "seeds": 3,
         },
         "synthesis": {"passages": 2_000, "facts": 5_000},
-        "evaluation": {"max_questions": 100_000, "dev_questions": 500},
+        "evaluation": {"max_questions": 100_000, "dev_questions": 500, "probes": 80},
     },
 }
 """Settings by budget; one given by hand wins."""

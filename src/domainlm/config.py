@@ -199,13 +199,18 @@ class DecodingConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """The margin within which arms count as equivalent, and a cap on test questions."""
+    """The margin within which arms count as equivalent, a cap on test questions, and how waiting is
+    timed: `probes` questions one at a time, and with a `load` above 0 that many arriving a second.
+    """
 
     margin: float = Field(0.05, gt=0, lt=1)
     max_questions: int = Field(0, ge=0)
     dev_questions: int = Field(0, ge=0)
     minimum_quality: float = Field(0.0, ge=0, le=1)
     diagnostics: bool = False
+    probes: int = Field(0, ge=0)
+    load: float = Field(0.0, ge=0, le=1e6)
+    load_questions: int = Field(60, ge=1)
 
 
 Usd = Annotated[float, Field(ge=0, lt=1e12)]

@@ -23,6 +23,7 @@ from domainlm import (
     pricing,
     provenance,
     repeats,
+    timing,
 )
 from domainlm.artifacts import (
     Progress,
@@ -109,7 +110,8 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
         answer_key = digest(
             ground.pipeline_key, config.model, config.api_base, adapters, config.decoding
         )
-        answers, probes, memory = bench.answer(answer_key)
+        answers, memory = bench.answer(answer_key)
+        waits = timing.measure(bench, config, folder, answer_key, progress)
 
         score_key = digest(
             [(a.arm, a.question_id, a.text, a.failed, a.passages) for a in answers],
@@ -143,7 +145,7 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
         test = [s for s in scores if s.split != "dev"]
         spent = pricing.answer_costs(config, prices, answers)
         summaries = pricing.with_latency(
-            summary.summarise(test, answers, spent, peak_memory=memory), probes
+            summary.summarise(test, answers, spent, peak_memory=memory), waits
         )
         contrasts = summary.contrasts(test, margin=config.evaluation.margin, dev=dev)
         setups: dict[str, Setup] = {arm: bench.setup(arm, adapters) for arm in config.arms}
@@ -160,7 +162,7 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
             churn,
             now.date(),
             [warning for adapter in adapters for warning in adapter.warnings],
-            probes,
+            waits,
             checks,
         )
         result = RunResult(
@@ -189,9 +191,9 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
             churn=churn,
             money=settled.money,
             standings=settled.standings,
-            latencies=probes,
             controls=checks,
             seeds=seeds,
+            latency=waits,
         )
         write_atomic(config.folder / RESULT, dump_json(RunResult, result))
         paid = {(a.arm, a.question_id): c for a, c in zip(answers, spent, strict=True)}

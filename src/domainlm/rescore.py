@@ -106,7 +106,7 @@ def rescore(config: Config, result: RunResult, now: dt.datetime, *, count: bool 
         result.churn,
         now.date(),
         [warning for adapter in result.adapters for warning in adapter.warnings],
-        result.latencies,
+        result.latency,
         () if moved else result.controls,
     )
     touches = result.test_touches

@@ -48,6 +48,8 @@ class Script(BaseHTTPRequestHandler):
             return self.reply(400, {"error": {"message": f"bad chat, key {SECRET}"}})
         if "KEYLESS" in prompt:
             return self.reply(401, {"error": {"message": f"Incorrect API key: {SECRET}"}})
+        if body.get("stream"):
+            return self.reply(400, {"error": {"message": "stream is not supported"}})
         if "SLOW" in prompt:
             time.sleep(0.8)
         words = ("echo: " + prompt).split()
@@ -151,6 +153,14 @@ def test_max_tokens_is_respected_and_said(model):
     assert len(g.text.split()) <= 3
     with pytest.raises(ConfigError, match="max_tokens"):
         model.generate([ask(text)], Sampling(max_tokens=0))
+
+
+def test_the_first_token_comes_before_the_last(model):
+    (g,) = model.generate([ask("Count to ten.")], Sampling(max_tokens=12, stream=True))
+    if model.name == "m":  # the scripted server does not stream
+        assert g.first_token_s is None and g.text
+    else:
+        assert 0 < g.first_token_s <= g.latency_s + 0.01
 
 
 def test_unicode_and_control_text_pass(model):

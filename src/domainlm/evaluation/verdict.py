@@ -1,6 +1,6 @@
 """From numbers to one sentence: what to ship, why, how surely and at what cost."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from domainlm.errors import DataError
@@ -131,7 +131,7 @@ def decide(
     ship = min(good, key=lambda a: (costs[a], _rank(a)))
     return Verdict(
         ship,
-        _sentence(arms[ship], arms, contrasts, standings),
+        sentence_of(arms[ship], arms, contrasts, standings),
         (
             *map(acceptance.summary, standings),
             *_reasons(ship, reference, arms, contrasts, roi, questions_per_month),
@@ -205,7 +205,7 @@ def _by_money(
             lacking = "Not meeting the requirements" if standings else "Below the required quality"
             caveats.insert(0, f"{lacking}, and so not considered: {left}.")
         caveats = [*_unsure(ship, standings), *caveats]
-        sentence = _sentence(arms[ship], arms, contrasts, standings, words.worth(money, ship))
+        sentence = sentence_of(arms[ship], arms, contrasts, standings, words.worth(money, ship))
         return Verdict(ship, sentence, tuple(reasons), tuple(caveats))
     if net.get(PEOPLE, 0.0) > 0:
         why = f"people alone do better ({words.worth(money, PEOPLE)})"
@@ -275,13 +275,14 @@ def _costs(
     return {a: monthly_usd(cases[a], questions_per_month) for a in arms}
 
 
-def _sentence(
+def sentence_of(
     shipped: ArmSummary,
-    arms: dict[str, ArmSummary],
+    arms: Mapping[str, ArmSummary],
     found: Sequence[Contrast],
     standings: Sequence[Standing] = (),
     worth: str = "",
 ) -> str:
+    """The verdict in one sentence: what to ship, how good, how much better, at what cost."""
     parts = [
         f"Ship {shipped.arm}: it {_met(shipped.arm, standings)}answers "
         f"{_percent(_share(shipped, 'correct'))} of {shipped.n} test questions correctly"

@@ -126,7 +126,8 @@ class LocalModel:
     def generate(self, chats: Sequence[Chat], params: Sampling) -> list[Generation]:
         """Complete each chat; one that overflows the context yields an error generation.
 
-        `latency_s` is the batch's wall time over its items; `tokens_out` includes the end token.
+        `latency_s` is the batch's wall time over its items, `first_token_s` counts from this call;
+        `tokens_out` includes the end token.
 
         Raises:
             ConfigError: `max_tokens` is below 1.
@@ -151,9 +152,10 @@ class LocalModel:
                 )
         order = [index for index in range(len(prompts)) if index not in done]
         lengths = [len(prompt) for prompt in prompts]
+        called = time.perf_counter()
         with self.lock:
             for batch in plan_batches(order, lengths, self.batch_size, self.batch_tokens):
-                done.update(self._run(batch, prompts, seeds, params))
+                done.update(self._run(batch, prompts, seeds, params, called))
         ordered = [done[index] for index in range(len(chats))]
         for g in ordered:
             tokens = g.usage
@@ -207,13 +209,18 @@ class LocalModel:
         return Generation("", Usage(), 0.0, self.name, "error", error)
 
     def _run(
-        self, batch: list[int], prompts: list[list[int]], seeds: list[int], params: Sampling
+        self,
+        batch: list[int],
+        prompts: list[list[int]],
+        seeds: list[int],
+        params: Sampling,
+        called: float,
     ) -> dict[int, Generation]:
-        """Decode one batch; when memory runs out, halve it."""
+        """Decode one batch of a call; when memory runs out, halve it."""
         started = time.perf_counter()
         try:
             with torch.inference_mode():
-                outputs = self._decode(
+                outputs, first = self._decode(
                     [prompts[i] for i in batch], [seeds[i] for i in batch], params
                 )
         except torch.OutOfMemoryError:
@@ -221,8 +228,8 @@ class LocalModel:
             if len(batch) == 1:
                 return {batch[0]: self._failed(f"{self.device} has too little memory for a prompt")}
             half = len(batch) // 2
-            first = self._run(batch[:half], prompts, seeds, params)
-            return first | self._run(batch[half:], prompts, seeds, params)
+            front = self._run(batch[:half], prompts, seeds, params, called)
+            return front | self._run(batch[half:], prompts, seeds, params, called)
         share = (time.perf_counter() - started) / len(batch)
         results = {}
         for index, tokens in zip(batch, outputs, strict=True):
@@ -235,13 +242,15 @@ class LocalModel:
                 latency_s=share,
                 model=self.name,
                 finish="stop" if ended else "length",
+                first_token_s=first - called,
             )
         return results
 
     def _decode(
         self, prompts: list[list[int]], seeds: list[int], params: Sampling
-    ) -> list[list[int]]:
-        """New tokens of each prompt, the end token included.
+    ) -> tuple[list[list[int]], float]:
+        """New tokens of each prompt, the end token included, and when the first ones were there
+        (`time.perf_counter`).
 
         Shapes: b chats still decoding, s padded prompt length, v vocabulary.
         """
@@ -260,6 +269,7 @@ class LocalModel:
         rows = list(range(len(prompts)))  # the chat of each batch row
         alive = set(rows)
         streams = [torch.Generator().manual_seed(seed) for seed in seeds]
+        first = 0.0
         for step in range(params.max_tokens):
             logits = self.model(
                 input_ids=ids,
@@ -270,7 +280,11 @@ class LocalModel:
                 logits_to_keep=1,
             ).logits[:, -1]  # (b, v)
             chosen = choose(logits, [streams[row] for row in rows], params.temperature)
-            for row, token in zip(rows, chosen.tolist(), strict=True):
+            tokens = chosen.tolist()
+            if step == 0:
+                # Reading the tokens waits for the device, so this is no queued kernel's time.
+                first = time.perf_counter()
+            for row, token in zip(rows, tokens, strict=True):
                 if row in alive:
                     outputs[row].append(token)
                     if token in self.end or self._stopped(outputs[row], params.stop):
@@ -290,7 +304,7 @@ class LocalModel:
             ids = chosen.to(self.device)[:, None]
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
             positions = positions[:, -1:] + 1
-        return outputs
+        return outputs, first
 
     def _stopped(self, tokens: list[int], stop: tuple[str, ...]) -> bool:
         return bool(stop) and stop_at(self.tokenizer.decode(tokens), stop) is not None

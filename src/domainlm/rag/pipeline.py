@@ -208,6 +208,7 @@ def generate(
     with record_calls(), purpose("answer"):
         generations = model.generate(chats, sampling)
     answers = []
+    waited = sum(took[0] for took in retrieved or ())
     for i, (question, chat, made) in enumerate(zip(questions, chats, generations, strict=True)):
         seconds, calls, steps = retrieved[i] if retrieved is not None else (0.0, [], ())
         spent = Call(
@@ -233,6 +234,7 @@ def generate(
                 error=made.error,
                 trace=steps,
                 citations=cite(made.text.strip(), passages[i]),
+                first_token_s=None if made.first_token_s is None else waited + made.first_token_s,
             )
         )
     return answers

@@ -74,6 +74,7 @@ from domainlm.schema.money import (
     RoiCase,
     Setup,
     Swing,
+    UsedPrice,
 )
 from domainlm.schema.registry import (
     Champion,
@@ -93,6 +94,7 @@ from domainlm.schema.results import (
     Contrast,
     Control,
     DataCard,
+    Latency,
     Loss,
     Requirement,
     RunResult,
@@ -137,6 +139,7 @@ __all__ = [
     "GateResult",
     "Generation",
     "Interval",
+    "Latency",
     "Lessons",
     "Loss",
     "Judgement",
@@ -188,6 +191,7 @@ __all__ = [
     "TunedEmbedder",
     "Trial",
     "Usage",
+    "UsedPrice",
     "Verdict",
     "VerdictWord",
     "Waterfall",

@@ -74,7 +74,11 @@ class Citation:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one arm answered, with the evidence, the exact prompt and every call it caused."""
+    """What one arm answered, with the evidence, the exact prompt and every call it caused.
+
+    `first_token_s`: seconds from the call to its first token, retrieval of the whole batch
+    included; None where that was not measured.
+    """
 
     question_id: str
     arm: str
@@ -89,6 +93,7 @@ class Answer:
     error: str = ""
     trace: tuple[TraceStep, ...] = ()
     citations: tuple[Citation, ...] = ()
+    first_token_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
