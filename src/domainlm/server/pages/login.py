@@ -11,10 +11,10 @@ from fastapi.responses import RedirectResponse
 
 from domainlm.server.failures import HttpFailure
 from domainlm.server.gate import (
-    refuse_other_sites,
     begin_session,
     end_session,
     find_session,
+    refuse_other_sites,
     sign_in,
 )
 from domainlm.server.pages.desk import Desk
