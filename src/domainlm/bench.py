@@ -13,11 +13,9 @@ from domainlm.config import ArmName, Config
 from domainlm.contenders import base_checkpoint, load_model, stage_resources
 from domainlm.memory import PeakMemory, release
 from domainlm.models.base import ChatModel, Embedder
-from domainlm.rag.communities import by_community
-from domainlm.rag.pipeline import Answerer, Arm, Retrieval, closed_book, with_retrieval
+from domainlm.rag.arms import CLOSED_BOOK, arm_of
+from domainlm.rag.pipeline import Answerer, Arm, Retrieval
 from domainlm.rag.preparing import bill_of
-from domainlm.rag.reading import with_documents
-from domainlm.rag.replug import with_ensemble
 from domainlm.registry import registry_of
 from domainlm.retrieval import Index
 from domainlm.schema import (
@@ -308,18 +306,11 @@ class Bench:
     def _arm(self, name: ArmName, model: ChatModel, *, timed: bool = False) -> Arm:
         decoding = self._config.decoding
         sampling = Sampling(decoding.max_tokens, decoding.temperature, decoding.seed, stream=timed)
-        if name in ("base", "tuned"):
-            return closed_book(name, model, sampling)
-        retrieval = Retrieval(self._spec, self._resources)
-        retrieval.prepare([] if timed else self.asked)
-        if self._spec.reader == "per_document":
-            return with_documents(name, model, sampling, retrieval, self._documents)
-        if self._spec.reader == "replug":
-            return with_ensemble(name, model, sampling, retrieval)
-        if self._spec.reader == "global":
-            grouping = by_community(self._resources)
-            return with_documents(name, model, sampling, retrieval, self._documents, grouping)
-        return with_retrieval(name, model, sampling, retrieval)
+        retrieval = None
+        if name not in CLOSED_BOOK:
+            retrieval = Retrieval(self._spec, self._resources)
+            retrieval.prepare([] if timed else self.asked)
+        return arm_of(name, model, sampling, retrieval)
 
     def timed(self, name: ArmName, model: ChatModel) -> Answerer:
         """An arm whose answers are to be timed, warmed up with one question."""
@@ -342,7 +333,7 @@ class Bench:
 
     def setup(self, arm: str, adapters: Sequence[Adapter]) -> Setup:
         """What an arm took: machine time of index, question writing and training, and storage."""
-        retrieves = arm not in ("base", "tuned")
+        retrieves = arm not in CLOSED_BOOK
         trained = [a for a in adapters if a.name == ADAPTER_OF.get(arm)]  # type: ignore[call-overload]
         places = [self._folder.path / a.path for a in trained]
         indexing = 0.0

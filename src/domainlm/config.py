@@ -19,15 +19,10 @@ from domainlm.acceptance import AcceptanceConfig
 from domainlm.budgets import BUDGETS, Budget
 from domainlm.errors import ConfigError
 from domainlm.schema import RagSpec, SetFormat, StageSpec
+from domainlm.sections import Section, ServeConfig
 
 ArmName = Literal["base", "rag", "tuned", "tuned+rag", "raft"]
 ARMS: tuple[ArmName, ...] = ("base", "rag", "tuned", "tuned+rag", "raft")
-
-
-class Section(BaseModel):
-    """A group of settings: frozen, unknown keys refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class SplitConfig(Section):
@@ -329,6 +324,7 @@ class Config(Section):
     acceptance: AcceptanceConfig = AcceptanceConfig()  # type: ignore[call-arg]
     cost: CostConfig = CostConfig()  # type: ignore[call-arg]
     improve: ImproveConfig = ImproveConfig()  # type: ignore[call-arg]
+    serve: ServeConfig = ServeConfig()  # type: ignore[call-arg]
 
     @field_validator("name")
     @classmethod
@@ -381,12 +377,16 @@ class Config(Section):
     @property
     def feedback_log(self) -> Path:
         """The event log, beside the run's folder, which may be set aside or deleted."""
-        return self.output / f"{self.name}.feedback.sqlite"
+        return self.beside("feedback.sqlite")
 
     @property
     def asked_log(self) -> Path:
         """What `ask` answered, beside the event log."""
-        return self.output / f"{self.name}.asked.jsonl"
+        return self.beside("asked.jsonl")
+
+    def beside(self, suffix: str) -> Path:
+        """A file beside the run's folder, which may be set aside or deleted."""
+        return self.output / f"{self.name}.{suffix}"
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -426,17 +426,19 @@ def make_config(raw: dict[str, Any], base: Path | None = None) -> Config:
         raise ConfigError(_one_sentence(error)) from None
     if base is None:
         return config
-    prices = config.cost.prices
     return config.model_copy(
         update={
             "documents": base / config.documents.expanduser(),
             "questions": base / config.questions.expanduser(),
             "output": base / config.output.expanduser(),
-            "cost": config.cost.model_copy(
-                update={"prices": base / prices.expanduser() if prices else None}
-            ),
+            "serve": config.serve.model_copy(update={"users": _at(base, config.serve.users)}),
+            "cost": config.cost.model_copy(update={"prices": _at(base, config.cost.prices)}),
         }
     )
+
+
+def _at(base: Path, path: Path | None) -> Path | None:
+    return base / path.expanduser() if path else None
 
 
 def _with_budget(raw: dict[str, Any]) -> dict[str, Any]:

@@ -118,6 +118,34 @@ def model(request):
     return FakeModel()
 
 
+# --- every chat model that tells what it writes ---------------------------------------------
+
+
+@pytest.fixture(params=["embedded", "fake"])
+def streaming(request):
+    return request.getfixturevalue("embedded_model") if request.param == "embedded" else FakeModel()
+
+
+def test_pieces_add_up_to_the_same_text(streaming):
+    assert isinstance(streaming, base.StreamingModel)
+    chats = [ask("Name three colours."), ask("Say hello to all of them.")]
+    params = Sampling(max_tokens=12)
+    heard = [[], []]
+    made = streaming.generate_streamed(
+        chats, params, [lambda p, h=h: h.append(p) is None for h in heard]
+    )
+    assert [g.text for g in made] == [g.text for g in streaming.generate(chats, params)]
+    assert ["".join(h) for h in heard] == [g.text for g in made]
+    assert all(len([p for p in h if p]) > 2 for h in heard)
+
+
+def test_who_stops_listening_ends_its_chat_alone(streaming):
+    chats = [ask("Name three colours."), ask("Say hello to all of them.")]
+    stop, go = (lambda p: False), (lambda p: True)
+    first, second = streaming.generate_streamed(chats, Sampling(max_tokens=12), [stop, go])
+    assert len(first.text.split()) <= 1 < len(second.text.split())
+
+
 # --- every chat model -----------------------------------------------------------------------
 
 

@@ -60,7 +60,7 @@ class Retrieval:
             ConfigError: a stage or a setting is unknown.
         """
         self.spec = spec
-        self._resources, self._memo = resources, memo
+        self.resources, self._memo = resources, memo
         self._pre: list[QueryTransform] = [build_stage("pre", s, resources) for s in spec.pre]
         self._retrievers: list[Retriever] = [
             build_stage("retrieve", s, resources) for s in spec.retrieve
@@ -79,7 +79,7 @@ class Retrieval:
                 if isinstance(retriever, Prepares):
                     retriever.prepare()
         with contextlib.suppress(ModelError):
-            self._resources.index.embed_queries([q.text for q in questions])
+            self.resources.index.embed_queries([q.text for q in questions])
 
     def __call__(self, question: Question, k: int | None = None) -> list[Passage]:
         """The `k` best passages (default: as many as the prompt takes)."""

@@ -25,7 +25,7 @@ from domainlm.report import format as fmt
 from domainlm.report.facts import WAIT_HEAD, facts, turns, waits
 from domainlm.report.markdown import to_markdown
 from domainlm.report.money import HEAD, net_value
-from domainlm.report.questions import JSON, embed, to_json
+from domainlm.report.questions import JSON, Block, embed, to_json
 from domainlm.schema import TASKS, ArmMoney, BreakEven, Contrast, Interval, RunResult
 
 MAX_BYTES = 4_900_000
@@ -92,7 +92,7 @@ def to_html(result: RunResult, *, max_bytes: int = MAX_BYTES) -> str:
     is what makes it larger.
     """
     slots = fmt.arm_slots(fmt.arm_names(result))
-    template = _template()
+    template = _environment().get_template("template.html.j2")
     view = _view(result, slots)
     bare = template.render(**view, data=Markup("{}"), kind=JSON, notes=())
     budget = max_bytes - len(bare.encode("utf-8", "replace")) - _RESERVE
@@ -105,18 +105,42 @@ def to_html(result: RunResult, *, max_bytes: int = MAX_BYTES) -> str:
     )
 
 
+def to_content(result: RunResult, *, max_bytes: int) -> tuple[Markup, Block]:
+    """The report without its page, for an application that has the style sheet and the script.
+
+    Returns:
+        HTML of header and main part, and the data of the question browser, which belongs into a
+        `<script type="{kind}" id="run-data">`.
+    """
+    slots = fmt.arm_slots(fmt.arm_names(result))
+    block = embed(result, slots, max_bytes)
+    template = _environment().get_template("content.html.j2")
+    return Markup(template.render(_view(result, slots), notes=block.notes)), block  # noqa: S704
+
+
+def style_and_script() -> tuple[str, str]:
+    """The report's style sheet and script."""
+    return _read("style.css").strip(), "\n".join(_read(name).strip() for name in SCRIPTS)
+
+
 def _read(name: str) -> str:
     return resources.files(__package__).joinpath(name).read_text("utf-8")
 
 
-def _template() -> jinja2.Template:
+def _environment() -> jinja2.Environment:
     env = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_read),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(_read),
     )
+    add_filters(env)
+    return env
+
+
+def add_filters(env: jinja2.Environment) -> None:
+    """Numbers, names and marks as the report writes them."""
     for name in ("number", "count", "usd", "seconds", "memory", "points", "p_value", "words"):
         env.filters[name] = getattr(fmt, name)
     env.filters |= {
@@ -132,13 +156,11 @@ def _template() -> jinja2.Template:
         "requirement_cell": acceptance.cell,
     }
     env.globals["swatch"] = charts.swatch
-    return env.get_template("template.html.j2")
 
 
 def _view(result: RunResult, slots: dict[str, int]) -> dict[str, Any]:
     moving = whatif.embedded(result, slots)
-    style = _read("style.css").strip()
-    script = "\n".join(_read(name).strip() for name in SCRIPTS)
+    style, script = style_and_script()
     return {
         "r": result,
         "slots": slots,
