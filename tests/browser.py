@@ -71,8 +71,9 @@ class Tab:
             ActionChains(self.driver).send_keys(key).perform()
 
     def text(self, selector: str = "main") -> str:
-        """What an element shows."""
-        return str(self.until(selector).text)
+        """What an element shows; asked in one go, since a swap may come between."""
+        seen = "const e = document.querySelector(arguments[0]); return e && [e.innerText]"
+        return str(self.until(lambda: self.js(seen, selector))[0])
 
     def resize(self, width: int, *, mobile: bool = False, theme: str = "light") -> None:
         """Another window and theme."""

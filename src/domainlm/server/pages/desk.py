@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from domainlm.server.pages.blind import Comparisons
-from domainlm.server.pages.history import Runs
 from domainlm.server.pages.logbook import Logbook
 from domainlm.server.pages.render import Renderer
 from domainlm.server.site import Site
@@ -18,7 +17,6 @@ class Desk:
     site: Site
     renderer: Renderer
     logbook: Logbook
-    runs: Runs
     comparisons: Comparisons
 
 
@@ -28,6 +26,5 @@ def desk_of(site: Site) -> Desk:
         site,
         Renderer(site),
         Logbook(site.opinions),
-        Runs(site.config),
         Comparisons(site.config.beside("compared.jsonl")),
     )

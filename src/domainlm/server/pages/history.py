@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from domainlm.artifacts import load_json
-from domainlm.config import Config
 from domainlm.errors import DataError
-from domainlm.experiment import RESULT
 from domainlm.report import format as fmt
 from domainlm.schema import RunResult
+from domainlm.server.failures import NotFound
+from domainlm.server.runs import Runs
 
 _LISTED = 30
 
@@ -28,43 +25,14 @@ class Finished:
     current: bool
 
 
-class Runs:
-    """The finished runs in the output folder, read once per change."""
-
-    def __init__(self, config: Config) -> None:
-        self._config = config
-        self._lock = threading.Lock()
-        self._read: dict[Path, tuple[tuple[int, int], RunResult]] = {}
-
-    def all(self) -> list[Finished]:
-        """The current run and those set aside, newest first; unreadable ones are left out."""
-        name = self._config.name
-        folders = [self._config.folder, *self._config.output.glob(f"{name}.[0-9]*")]
-        found = []
-        for folder in folders[: _LISTED * 2]:
-            with contextlib.suppress(DataError, OSError):
-                result = self._load(folder / RESULT)
-                found.append(Finished(folder.name, result, folder == self._config.folder))
-        found.sort(key=lambda f: (f.current, f.result.created_at), reverse=True)
-        return found[:_LISTED]
-
-    def one(self, key: str) -> Finished | None:
-        """The run whose folder is called so; empty means the current one."""
-        return next((f for f in self.all() if f.key == key or (not key and f.current)), None)
-
-    def _load(self, path: Path) -> RunResult:
-        stat = path.stat()
-        stamp = (stat.st_mtime_ns, stat.st_size)
-        with self._lock:
-            kept = self._read.get(path)
-        if kept and kept[0] == stamp:
-            return kept[1]
-        result: RunResult = load_json(RunResult, path)
-        with self._lock:
-            self._read[path] = (stamp, result)
-            while len(self._read) > _LISTED:
-                self._read.pop(next(iter(self._read)))
-        return result
+def finished(runs: Runs, served: str) -> list[Finished]:
+    """The runs that are served or were set aside under this name, newest first."""
+    found = []
+    for card in runs.cards()[:_LISTED]:
+        if card.name == served or card.name.startswith(f"{served}."):
+            with contextlib.suppress(DataError, NotFound):
+                found.append(Finished(card.name, runs.result(card.name), card.name == served))
+    return sorted(found, key=lambda f: not f.current)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from pydantic import ValidationError
 
-from domainlm import pricing
-from domainlm.config import Config, CostConfig
+from domainlm.config import CostConfig
 from domainlm.errors import ConfigError, DomainLMError
 from domainlm.report import charts
 from domainlm.report import format as fmt
@@ -58,62 +55,48 @@ def router(desk: Desk) -> APIRouter:
     def roi(request: Request) -> Response:
         given = {s.name: request.query_params.get(s.name, "").strip() for s in SLIDERS}
         asked = any(s.name in request.query_params for s in SLIDERS)
-        result = desk.site.engine.result()
         part = "hx-request" in request.headers
-        if result is None:
+        if desk.site.engine.result() is None:
             return desk.renderer.page(request, "roi.html", "roi", sliders=(), trouble="")
-        config = desk.site.config
         shown: dict[str, Any] = {"trouble": "", "part": part, "changed": False}
+        values: dict[str, float | None] = {}
+        reprice = desk.site.runs.reprice
         try:
-            settings = changed(config, given) if asked else config
-            shown |= priced(settings, result)
-            configured = pricing.reprice(config, result, _today()).verdict.sentence
-            shown |= {
-                "configured": configured,
-                "changed": asked and configured != shown["r"].verdict.sentence,
-            }
+            values = changed(given) if asked else {}
+            made = reprice("", values)
+            shown |= priced(made)
+            shown["configured"] = reprice("", {}).verdict.sentence if asked else ""
+            shown["changed"] = asked and shown["configured"] != made.verdict.sentence
         except DomainLMError as error:
-            settings, shown["trouble"] = config, str(error)
+            shown["trouble"] = str(error)
         if part:
             return desk.renderer.page(request, "priced.html", "roi", **shown)
-        sliders = [_drawn(s, settings) for s in SLIDERS]
+        cost = desk.site.config.cost
+        sliders = [_drawn(s, values.get(s.name, _configured(s, cost))) for s in SLIDERS]
         return desk.renderer.page(request, "roi.html", "roi", sliders=sliders, **shown)
 
     return routes
 
 
-def changed(config: Config, given: Mapping[str, str]) -> Config:
-    """The configuration with other assumptions; what is empty is as if it were not set.
+def changed(given: Mapping[str, str]) -> dict[str, float | None]:
+    """Settings of `cost` from a form; what is empty is as if it were not set.
 
     Raises:
-        ConfigError: a value is no number or out of range.
+        ConfigError: a value is no number.
     """
     defaults = CostConfig.model_validate({})
-    values = config.cost.model_dump()
+    values: dict[str, float | None] = {}
     for name, text in given.items():
         try:
-            values[name] = float(text) if text else getattr(defaults, name)
+            value = float(text) if text else getattr(defaults, name)
         except ValueError:
             raise ConfigError(f"{name} is {text[:40]!r}; give a number") from None
-        if isinstance(values[name], float) and not math.isfinite(values[name]):
-            raise ConfigError(f"{name} is {text[:40]!r}; give a finite number")
-    values["months"] = max(1, round(values["months"]))
-    try:
-        made = CostConfig.model_validate(values)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(p) for p in first["loc"])
-        raise ConfigError(f"{where}: {first['msg']} (got {first['input']!r:.40})") from None
-    return config.model_copy(update={"cost": made})
+        values[name] = value if value is None or math.isfinite(value) else 0.0
+    return values
 
 
-def priced(config: Config, result: RunResult) -> dict[str, Any]:
-    """What the page shows of a run under a configuration.
-
-    Raises:
-        DomainLMError: a price is wrong, or the run did not record what its arms took.
-    """
-    made = pricing.reprice(config, result, _today())
+def priced(made: RunResult) -> dict[str, Any]:
+    """What the page shows of a priced run."""
     assert made.money is not None
     slots = fmt.arm_slots(fmt.arm_names(made))
     return {
@@ -128,10 +111,12 @@ def priced(config: Config, result: RunResult) -> dict[str, Any]:
     }
 
 
-def _drawn(slider: Slider, config: Config) -> dict[str, Any]:
-    value = getattr(config.cost, slider.name)
-    if slider.name == "volume":
-        value = config.cost.planned_volume
+def _configured(slider: Slider, cost: CostConfig) -> float | None:
+    value: float | None = getattr(cost, slider.name)
+    return cost.planned_volume if slider.name == "volume" else value
+
+
+def _drawn(slider: Slider, value: float | None) -> dict[str, Any]:
     at = value if value is not None else slider.low
     return {
         "name": slider.name,
@@ -148,7 +133,3 @@ def _drawn(slider: Slider, config: Config) -> dict[str, Any]:
         "help": slider.help,
         "unset": slider.unset,
     }
-
-
-def _today() -> dt.date:
-    return dt.datetime.now(dt.UTC).date()
