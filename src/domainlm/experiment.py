@@ -32,6 +32,7 @@ from domainlm.corpus.readers import load_documents
 from domainlm.corpus.splits import split_questions
 from domainlm.errors import ConfigError, DataError
 from domainlm.evaluation import summary
+from domainlm.evaluation.groundedness import head_digest, with_groundedness
 from domainlm.evaluation.tasks import score_answers
 from domainlm.feedback import asked
 from domainlm.models.base import Embedder
@@ -103,9 +104,10 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
         )
         scores: tuple[Score, ...] = folder.stage(
             "scores",
-            score_key,
+            # A scorer trained anew scores anew, but is no new look at the test questions.
+            digest(score_key, head_digest()),
             tuple[Score, ...],
-            lambda: tuple(score_answers(answers, bench.asked, ground.embedder)),
+            lambda: tuple(scored(answers, bench.asked, ground.embedder)),
         )
         waterfalls: tuple[Waterfall, ...] = folder.stage(
             "diagnose",
@@ -145,7 +147,8 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
             config=config.model_dump(mode="json"),
             provenance=provenance.collect(
                 config, ground.embedder.name, ground.corpus_key, ground.split_key, prices, adapters
-            ),
+            )
+            | {"groundedness": head_digest()},
             data=card(ground, written, bench),
             trials=ground.trials,
             rag=ground.trials[0].spec,
@@ -239,6 +242,11 @@ def workbench(
         progress,
     )
     return bench, written, digest(key, config.training)
+
+
+def scored(answers: Sequence[Answer], asked: Sequence[Question], embedder: Embedder) -> list[Score]:
+    """Every metric of every answer, groundedness included."""
+    return with_groundedness(score_answers(answers, asked, embedder), answers, asked)
 
 
 def follow(

@@ -197,14 +197,16 @@ def stats(
     """Count the feedback, and say how far people agree and which judges may train."""
     from dataclasses import asdict
 
-    from domainlm.feedback.judges import people_agreement, reports_of
+    from domainlm.feedback.judges import arm_shares, people_agreement, reports_of
     from domainlm.feedback.log import EventLog
     from domainlm.feedback.opinions import grades, preferences
 
     with EventLog(load(config, override).feedback_log, create=False) as log:
         total, events = len(log), log.current()
     reports = reports_of(events, trust)
-    people = people_agreement(grades(events), preferences(events))
+    graded = grades(events)
+    people = people_agreement(graded, preferences(events))
+    shares = arm_shares(graded, reports)
     kinds = Counter((e.kind, e.split or "unknown") for e in events)
     persons = {e.actor.name for e in events if e.actor.kind == "person"}
     if as_json:
@@ -218,6 +220,7 @@ def stats(
                 "judges": [
                     {**asdict(r), "weight": r.weight, "smoothing": r.smoothing} for r in reports
                 ],
+                "shares": [asdict(s) for s in shares],
             }
         )
         return
@@ -235,6 +238,36 @@ def stats(
         for name in ("alpha", "sensitivity", "specificity", "flip", "swap", "first"):
             if value := getattr(r, name):
                 typer.echo(f"  {name} {_shown(value)}")
+        for s in shares:
+            if (s.model, s.prompt_digest, "score") == r.key:
+                true = _shown(s.corrected) if s.corrected else "unknown, it errs too often"
+                typer.echo(_clean(f"  {s.arm}: calls {s.called.value:.0%} good; corrected, {true}"))
+
+
+@app.command()
+def judge(
+    config: ConfigFile,
+    model: Annotated[
+        str, typer.Option(help="Who judges, as `model` in the file (default: that one).")
+    ] = "",
+    arm: Annotated[list[str] | None, typer.Option(help="Whose answers (default: all).")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most answers.")] = 200,
+    override: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a model which claims of a run's answers their passages support, twice an answer; `stats`
+    then measures it against people who graded under `--rubric groundedness`.
+    """
+    from domainlm.actions import judge_answers
+
+    settings = load(config, override)
+    with bars(as_json) as shown:
+        kept, unread = judge_answers(settings, model, arm or (), limit, shown)
+    if as_json:
+        print_json({"kept": kept, "unread": unread})
+        return
+    typer.echo(f"{kept} judgements kept, {unread} replies could not be read.")
+    typer.echo("Next: domainlm feedback stats FILE")
 
 
 @app.command()
