@@ -184,6 +184,16 @@ def test_the_head_names_its_features_and_is_small():
     assert len(g.head_digest()) == 12
 
 
+def test_more_found_never_lowers_the_chance_and_more_lost_never_raises_it():
+    head, rng = g.head(), np.random.default_rng(0)
+    features = rng.random((500, len(FEATURES)))
+    before = head.probability(features)
+    for name, sign in (("words", 1), ("pairs", 1), ("asked_near", 1), ("numbers_lost", -1)):
+        moved = features.copy()
+        moved[:, FEATURES.index(name)] += 0.3
+        assert (sign * (head.probability(moved) - before) >= -1e-9).all(), name
+
+
 def test_coverage_of_a_reference_by_an_answer():
     reference = "The harbour was dredged in 1987. The work cost 4.2 million euros."
     question = "Tell me about the harbour."
