@@ -25,7 +25,7 @@ from scipy.optimize import minimize
 import faithfulness
 from domainlm.artifacts import write_atomic
 from domainlm.evaluation import calibration
-from domainlm.evaluation.claims import claims
+from domainlm.evaluation.statements import claims
 from domainlm.evaluation.groundedness import Claim, head_digest, support
 from domainlm.evaluation.support import evidence, features
 from domainlm.rag.citations import cite

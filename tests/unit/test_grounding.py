@@ -1,8 +1,11 @@
 """A chat model as judge of groundedness, and its shares corrected for its errors."""
 
+import dataclasses
+
 import pytest
 
 from domainlm.feedback import grounding
+from domainlm.feedback.events import show
 from domainlm.feedback.judges import arm_shares, judge_reports
 from domainlm.feedback.opinions import grades
 from domainlm.models.fake import FakeModel
@@ -17,6 +20,7 @@ from domainlm.schema import (
     Shown,
     Thumb,
 )
+from tests.unit.report_sample import sample
 
 QUESTION = Question("q", "Who signs?", ("the manager",), split="test_new", doc_ids=("d",))
 
@@ -109,3 +113,24 @@ def test_a_judge_that_met_no_bad_answer_corrects_nothing():
     events = [_event("person", 0, "rag", Thumb(True)), _event("judge", 0, "rag", Judgement(1.0))]
     found = grades(events)
     assert arm_shares(found, judge_reports(found, ())) == []
+
+
+def test_the_runs_own_scores_are_corrected_by_people():
+    run = sample(questions=60)
+    answers = {(a.arm, a.question_id): a for a in run.answers}
+    own = [s for s in run.scores if s.arm == "rag" and "groundedness" in s.metrics]
+    events = []
+    # People find the odd answers ungrounded, whatever the scorer thinks, and grade 30 of them.
+    for n, score in enumerate(own[:30]):
+        shown, _ = show(answers["rag", score.question_id])
+        payload = Thumb(n % 3 > 0)
+        actor = Actor("person", "ann")
+        events.append(
+            FeedbackEvent(actor, score.question_id, "?", payload, (shown,), rubric="groundedness")
+        )
+    found = grounding.corrected_groundedness(run, events)
+    plain = sum(s.metrics["groundedness"] for s in own) / len(own)
+    assert set(found) == {"rag"} and found["rag"].n_labelled == 30
+    assert abs(found["rag"].mean.value - 2 / 3) < 0.12 < abs(plain - 2 / 3)
+    other = [dataclasses.replace(e, rubric="style") for e in events]
+    assert grounding.corrected_groundedness(run, other) == {}

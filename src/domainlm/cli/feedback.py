@@ -197,12 +197,18 @@ def stats(
     """Count the feedback, and say how far people agree and which judges may train."""
     from dataclasses import asdict
 
+    from domainlm.feedback.grounding import RUBRIC, corrected_groundedness
     from domainlm.feedback.judges import arm_shares, people_agreement, reports_of
     from domainlm.feedback.log import EventLog
     from domainlm.feedback.opinions import grades, preferences
 
-    with EventLog(load(config, override).feedback_log, create=False) as log:
+    settings = load(config, override)
+    with EventLog(settings.feedback_log, create=False) as log:
         total, events = len(log), log.current()
+    # A result is large: it is read only where somebody graded groundedness.
+    finished = (settings.folder / "result.json").exists()
+    wanted = finished and any(e.rubric == RUBRIC for e in events)
+    grounded = corrected_groundedness(_result(settings.folder), events) if wanted else {}
     reports = reports_of(events, trust)
     graded = grades(events)
     people = people_agreement(graded, preferences(events))
@@ -221,6 +227,7 @@ def stats(
                     {**asdict(r), "weight": r.weight, "smoothing": r.smoothing} for r in reports
                 ],
                 "shares": [asdict(s) for s in shares],
+                "grounded": {arm: asdict(p.mean) for arm, p in grounded.items()},
             }
         )
         return
@@ -232,6 +239,10 @@ def stats(
     for name, agreement in people.items():
         if agreement:
             typer.echo(f"People agree on {name}: alpha {_shown(agreement)}.")
+    for arm, powered in grounded.items():
+        typer.echo(
+            _clean(f"Grounded answers of {arm}, by people and scorer: {_shown(powered.mean)}.")
+        )
     for r in reports:
         state = "may train" if r.trusted else f"may not train: {r.reason}"
         typer.echo(_clean(f"Judge {r.model} ({r.prompt_digest[:12]}), {r.mode}s: {state}."))

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from domainlm.artifacts import digest
-from domainlm.evaluation.claims import claims as claims_of
+from domainlm.evaluation.statements import claims as claims_of
 from domainlm.evaluation.support import evidence, features
 from domainlm.schema import Answer, Citation, Passage, Question, Score
 
@@ -167,15 +167,3 @@ def _cited_text(citation: Citation, passages: Sequence[Passage]) -> tuple[str, .
             # A compressed passage no longer stands verbatim in its document: all of it is cited.
             return (p.text[start:end] if len(p.text) == p.end - p.start else p.text,)
     return ()
-
-
-def claim_coverage(references: Sequence[str], answer: str, question: str) -> float | None:
-    """The expected share of a reference's claims that the answer states, the best over references;
-    None if no reference claims anything. An empty answer covers nothing.
-    """
-    shares = []
-    for reference in references:
-        own = claims_of(reference)
-        if own:
-            shares.append(float(np.mean(support([Claim(c, question, (answer,)) for c in own]))))
-    return max(shares) if shares else None

@@ -8,11 +8,15 @@ of the prompt's, and a reply that is not the list that was asked for is missing,
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 
-from domainlm.evaluation.claims import claims
+from domainlm.evaluation.statements import claims
 from domainlm.feedback.events import show, text_digest
+from domainlm.feedback.judges import people_grades
+from domainlm.feedback.opinions import grades
+from domainlm.feedback.ppi import MIN_LABELS, Powered, powered_mean
 from domainlm.models.base import ChatModel, purpose
 from domainlm.rag.prompts import quoted
 from domainlm.schema import (
@@ -23,10 +27,12 @@ from domainlm.schema import (
     Judgement,
     Message,
     Question,
+    RunResult,
     Sampling,
 )
 
 RUBRIC = "groundedness"
+"""Of people's grades and judges' scores; also the name of the metric."""
 SYSTEM = (
     "You check claims against passages. A claim is supported only if the passages alone say it or "
     "make it certain; numbers, names and negations must agree. What you know yourself does not "
@@ -80,6 +86,30 @@ def judge_groundedness(
             )
         )
     return events, texts, unread
+
+
+def corrected_groundedness(
+    result: RunResult, events: Sequence[FeedbackEvent]
+) -> dict[str, Powered]:
+    """Share of grounded answers by arm: the run's own scores, corrected by what people said of
+    some of the same answers under the rubric (prediction-powered inference, PPI++, 2311.01453).
+
+    Arms with fewer than two graded answers are left out. What people graded must be a random draw
+    of an arm's answers, as for any such estimate.
+    """
+    texts = {(a.arm, a.question_id): text_digest(a.text) for a in result.answers}
+    graded = [g for g in grades(events) if g.rubric == RUBRIC]
+    found = {}
+    for arm in dict.fromkeys(s.arm for s in result.scores):
+        # By arm: the same words may stand on other passages there.
+        said = people_grades(g for g in graded if g.answer.arm == arm)
+        own = [s for s in result.scores if s.arm == arm and RUBRIC in s.metrics]
+        keys = [(s.question_id, RUBRIC, texts.get((arm, s.question_id), "")) for s in own]
+        labels = [float(said[k]) if k in said else math.nan for k in keys]
+        if sum(k in said for k in keys) >= MIN_LABELS:
+            values, clusters = [s.metrics[RUBRIC] for s in own], [s.cluster for s in own]
+            found[arm] = powered_mean(labels, values, clusters=clusters)
+    return found
 
 
 def checkable(answer: Answer) -> bool:
