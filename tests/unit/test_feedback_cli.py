@@ -370,7 +370,7 @@ def test_a_model_judges_claims_once_and_is_measured_by_people(home, result, monk
         return "\n".join(f"{n}: yes" for n in range(1, len(listed) + 1))
 
     judge = FakeModel(yes, name="checker")
-    monkeypatch.setattr("domainlm.contenders.load_model", lambda config, adapter: judge)
+    monkeypatch.setattr("domainlm.contenders.load_model", lambda config: judge)
     code, out, err = cli(home, "judge", "--arm", "rag", "--limit", 4, "--json")
     first = json.loads(out)
     assert (code, err, first["unread"]) == (0, "", 0) and first["kept"] == len(judge.chats) == 8

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from domainlm.artifacts import digest
 from domainlm.evaluation.statements import claims as claims_of
 from domainlm.evaluation.support import evidence, features
+from domainlm.evaluation.tasks import score_answers
+from domainlm.models.base import Embedder
 from domainlm.schema import Answer, Citation, Passage, Question, Score
 
 Floats = NDArray[np.float64]
@@ -101,6 +103,13 @@ def head_of(values: Mapping[str, Any]) -> Head:
     """A head as the file holds it."""
     arrays = {name: np.asarray(values[name], dtype=np.float64) for name in ARRAYS}
     return Head(names=tuple(values["names"]), bias=float(values["bias"]), **arrays)
+
+
+def score_grounded(
+    answers: Sequence[Answer], questions: Sequence[Question], embedder: Embedder | None = None
+) -> list[Score]:
+    """`score_answers`, and groundedness beside it."""
+    return with_groundedness(score_answers(answers, questions, embedder), answers, questions)
 
 
 def with_groundedness(

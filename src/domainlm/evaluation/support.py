@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from domainlm.corpus.chunking import sentence_spans
-from domainlm.evaluation.metrics import quantities
+from domainlm.corpus.quantities import quantities
 from domainlm.rag.citations import EMPTY
 
 FEATURES = (
@@ -205,9 +205,9 @@ def _in_order(stems: Sequence[str], text: Sequence[str], both: frozenset[str]) -
 
 
 def _values(text: str) -> list[float]:
-    """Numbers of a text, small ones in words too."""
+    """Sizes of a text's numbers, small ones in words too: "a loss of 5" is "(5)"."""
     words = [_NUMBERS[w] for w in _WORD.findall(text.lower()) if w in _NUMBERS]
-    return [value for value, _ in quantities(text)] + words
+    return [abs(q.value) for q in quantities(text)] + words
 
 
 @functools.lru_cache(maxsize=65_536)
