@@ -103,7 +103,7 @@ def _sentences(passage: str) -> tuple[Sentence, ...]:
 
 
 def _sentence(text: str) -> Sentence:
-    stems = tuple(_stems(text))
+    stems = _stems(text)
     return Sentence(text, stems, frozenset(stems), frozenset(_values(text)))
 
 
@@ -167,12 +167,14 @@ def features(claim: str, question: str, shown: Evidence) -> list[float]:
 
 def _best_span(said: frozenset[str], asked: frozenset[str], shown: Evidence) -> tuple[int, ...]:
     """The shortest run of sentences that holds most of the claim, then of the question."""
-    best, found = (-1.0, 0.0, 0), shown.spans[0]
+    hits = [(said & s.held, asked & s.held) for s in shown.sentences]
+    best, found = (-1.0, 0), shown.spans[0]
     for span in shown.spans:
-        held = shown.sentences[span[0]].held
+        own, around = hits[span[0]]
         if len(span) == 2:
-            held = held | shown.sentences[span[1]].held
-        value = (len(said & held) + 0.5 * len(asked & held), float(-len(span)), -span[0])
+            own, around = own | hits[span[1]][0], around | hits[span[1]][1]
+        value = (len(own) + 0.5 * len(around), -len(span))
+        # Equal ones: the first is the better-ranked passage.
         if value > best:
             best, found = value, span
     return found
@@ -215,8 +217,9 @@ def _stem(word: str) -> str:
     return _SUFFIX.sub("", word.removesuffix("'s").removesuffix("’s"))
 
 
-def _stems(text: str) -> list[str]:
-    return [w if w in _NEGATION or w in EMPTY else _stem(w) for w in _tokens(text)]
+@functools.lru_cache(maxsize=1024)
+def _stems(text: str) -> tuple[str, ...]:
+    return tuple(w if w in _NEGATION or w in EMPTY else _stem(w) for w in _tokens(text))
 
 
 def _tokens(text: str) -> list[str]:
