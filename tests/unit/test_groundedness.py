@@ -73,6 +73,14 @@ def support(*texts, passages=(TEXT,)):
         (ABSTENTION, []),
         (" \n", []),
         ("***", []),
+        (
+            "History is taught. Thanks to a grant, it is free.",
+            ["History is taught.", "Thanks to a grant, it is free."],
+        ),
+        (
+            "Of course! Sure, dogs are allowed. Let me know if you need more.",
+            ["Sure, dogs are allowed."],
+        ),
         ("Yes.", []),
         ("No", []),
         ("42", ["42"]),
@@ -150,6 +158,12 @@ def test_a_citation_of_the_wrong_place_is_not_right():
     assert good["citation_precision"] > 0.6 > 0.3 > bad["citation_precision"]
     assert lost["citation_recall"] == none["citation_recall"] == 0.0
     assert "citation_precision" not in none
+
+
+def test_a_sentence_that_states_nothing_needs_no_citation():
+    said = f"Certainly! {TRUE} Do you want to know more?"
+    [claim] = g.cited_claims(answered(said), ASKED)
+    assert claim.text == TRUE and claim.passages
 
 
 def test_a_compressed_passage_is_cited_whole():

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from domainlm.artifacts import digest
 from domainlm.evaluation.statements import claims as claims_of
+from domainlm.evaluation.statements import states
 from domainlm.evaluation.support import evidence, features
 from domainlm.evaluation.tasks import score_answers
 from domainlm.models.base import Embedder
@@ -159,11 +160,11 @@ def with_groundedness(
 
 
 def cited_claims(answer: Answer, question: str) -> list[Claim]:
-    """Each sentence of an answer with the one span that it cites, or with nothing."""
+    """Each sentence of an answer that states something, with the span that it cites or nothing."""
     return [
-        Claim(answer.text[c.start : c.end], question, _cited_text(c, answer.passages))
+        Claim(said, question, _cited_text(c, answer.passages))
         for c in answer.citations
-        if answer.text[c.start : c.end].strip()
+        if states(said := answer.text[c.start : c.end].strip())
     ]
 
 

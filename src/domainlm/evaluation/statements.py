@@ -22,8 +22,8 @@ _SOURCE = re.compile(
     re.IGNORECASE,
 )
 _TALK = re.compile(
-    r"^\W*(?:sure|certainly|of course|hello|hi|thanks|thank you|you're welcome|i hope|let me know|"
-    r"feel free|here (?:are|is) (?:the|some|a)\b.*:$)",
+    r"^\W*(?:(?:sure|certainly|of course|hello|hi|thanks|thank you|you're welcome)\W*$"
+    r"|(?:i hope|let me know|(?:please )?feel free|thank you for (?:your|the|asking))\b)",
     re.IGNORECASE,
 )
 _CLAUSE = re.compile(r";\s+|,\s+(?:but|whereas|while)\s+(?=\w+\s+\w+\s+\w+)")

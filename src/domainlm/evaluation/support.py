@@ -71,9 +71,8 @@ _OPPOSITES = (
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """A sentence of a passage: its text, its words' stems in order, and what they hold."""
+    """A sentence of a passage: its words' stems in order, and what they hold."""
 
-    text: str
     stems: tuple[str, ...]
     held: frozenset[str]
     numbers: frozenset[float]
@@ -104,7 +103,7 @@ def _sentences(passage: str) -> tuple[Sentence, ...]:
 
 def _sentence(text: str) -> Sentence:
     stems = _stems(text)
-    return Sentence(text, stems, frozenset(stems), frozenset(_values(text)))
+    return Sentence(stems, frozenset(stems), frozenset(_values(text)))
 
 
 @functools.lru_cache(maxsize=128)

@@ -131,13 +131,14 @@ def arm_shares(grades: Sequence[Grade], reports: Sequence[JudgeReport]) -> list[
     They count as the same for all arms; where people graded enough answers of an arm,
     `ppi.powered_mean` does without that. Judges that met no good or no bad answer are left out.
     """
-    arms: dict[ItemKey, set[str]] = defaultdict(set)
-    for g in grades:
-        arms[answer_key(g)].add(g.answer.arm)
     found = []
     for r in reports:
         if r.sensitivity is None or r.specificity is None:
             continue
+        arms: dict[ItemKey, set[str]] = defaultdict(set)
+        for g in grades:
+            if judge_key(g) == r.key:
+                arms[answer_key(g)].add(g.answer.arm)
         said: dict[str, list[bool]] = defaultdict(list)
         for item, good in judge_grades(r.key, grades).items():
             for arm in arms[item] - {""}:
