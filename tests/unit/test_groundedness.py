@@ -81,7 +81,7 @@ def support(*texts, passages=(TEXT,)):
             "Of course! Sure, dogs are allowed. Let me know if you need more.",
             ["Sure, dogs are allowed."],
         ),
-        ("Yes.", []),
+        ("Yes. The answer is: yes.", []),
         ("No", []),
         ("42", ["42"]),
     ],

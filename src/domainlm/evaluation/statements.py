@@ -27,8 +27,8 @@ _TALK = re.compile(
     re.IGNORECASE,
 )
 _CLAUSE = re.compile(r";\s+|,\s+(?:but|whereas|while)\s+(?=\w+\s+\w+\s+\w+)")
-_BARE = frozenset({"no", "not", "maybe"})
-"""Beside empty words, what leaves a sentence without anything to look up: "No." states nothing."""
+_BARE = frozenset({"no", "not", "maybe", "answer"})
+"""Beside empty words, what leaves nothing to look up: "The answer is no." stands nowhere."""
 _SHORT_CLAUSE = 4
 """Words that a half-sentence needs to stand alone."""
 
