@@ -256,6 +256,8 @@ def _answer(
         ]
     if answer.error:
         record["error"] = answer.error
+    if answer.withheld:
+        record["withheld"] = answer.withheld
     return record
 
 
