@@ -155,8 +155,6 @@ def snapshot(
     facts["documents"] = told.get("documents_digest", "")
     facts["pipeline"] = digest(result.rag)
     facts["decoding"] = digest(result.config.get("decoding"))
-    evaluation = result.config.get("evaluation")
-    margin = evaluation.get("margin", 0.05) if isinstance(evaluation, dict) else 0.05
     scored = [[(m.question_id, m.primary, m.outcome) for m in r.marks] for r in records]
     return Snapshot(
         # Neither time nor latency: a run that is repeated or resumed is no new one.
@@ -165,7 +163,7 @@ def snapshot(
         created_at=result.created_at,
         how=how,
         ship=result.verdict.ship,
-        margin=float(margin),
+        margin=margin_of(result),
         facts=facts,
         documents=result.data.documents,
         characters=result.data.characters,
@@ -173,6 +171,13 @@ def snapshot(
         asked=asked,
         arms=tuple(records),
     )
+
+
+def margin_of(result: RunResult) -> float:
+    """The equivalence margin that a run declared."""
+    evaluation = result.config.get("evaluation")
+    margin = evaluation.get("margin") if isinstance(evaluation, dict) else None
+    return float(margin) if isinstance(margin, int | float) and margin > 0 else 0.05
 
 
 def join(output: Path, made: Snapshot) -> bool:

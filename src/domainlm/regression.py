@@ -135,10 +135,16 @@ def _arms(new: Snapshot, old: Snapshot, wanted: Sequence[str]) -> list[str]:
     both = [r.arm for r in old.arms if new.arm(r.arm) is not None]
     if old.ship in both:
         return [old.ship]
-    if not both or old.arm(old.ship) is not None:
+    has = ", ".join(r.arm for r in new.arms) or "no arms"
+    if old.arm(old.ship) is not None:
         raise DataError(
-            f"run {new.name} has the arms {', '.join(r.arm for r in new.arms) or 'none'}, but the "
-            f"pinned run {old.name} ships {old.ship}; build that arm or name others with --arm"
+            f"the pinned run {old.name} ships {old.ship}, but run {new.name} has {has}; build that "
+            "arm or name others with --arm"
+        )
+    if not both:
+        raise DataError(
+            f"run {new.name} has {has}, none of which the pinned run {old.name} has; gate runs of "
+            "the same arms"
         )
     return both
 

@@ -5,6 +5,7 @@ import multiprocessing
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -12,6 +13,7 @@ from domainlm import history, regression
 from domainlm.artifacts import dump_json, write_atomic
 from domainlm.cli import app
 from domainlm.errors import ConfigError, DataError, DomainLMError
+from domainlm.evaluation.gate import no_worse
 from domainlm.experiment import RESULT
 from domainlm.regression import Limits, gate
 from domainlm.report.checks import to_junit, to_summary
@@ -182,6 +184,24 @@ def test_what_is_open_passes_unless_strict(result):
     assert loose.passed and any(c.state == "open" for c in loose.conditions)
     assert "open" in loose.sentence
     assert not gate(snap(some), snap(result), Limits(0.02, strict=True)).passed
+
+
+def test_equal_runs_rarely_fail_and_worse_ones_often_do():
+    """Two runs of one quality with noise of their own, and a run 10 points lower, by simulation."""
+    rng = np.random.default_rng(0)
+    documents, each = 30, 4
+    names = [str(d) for d in np.repeat(np.arange(documents), each)]
+
+    def failed(loss):
+        shared = rng.normal(size=(documents, 1)) * 0.45 + rng.normal(size=(documents, each)) * 0.7
+        old, new = (
+            (shared + rng.normal(size=shared.shape) * 0.56 > limit).astype(float).ravel().tolist()
+            for limit in (0.0, loss)
+        )
+        return no_worse("quality", old, new, names, 0.05).state == "failed"
+
+    assert 0.01 < np.mean([failed(0.0) for _ in range(300)]) < 0.1
+    assert np.mean([failed(0.2533) for _ in range(100)]) > 0.5
 
 
 def test_cost_and_time_only_where_asked(result):

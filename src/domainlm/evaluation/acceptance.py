@@ -115,16 +115,20 @@ def amount(value: float, unit: str) -> str:
 
 def summary(standing: Standing) -> str:
     """One sentence about an arm: what it meets, misses or leaves open, and how surely."""
+    return f"{standing.arm} {told(standing)}."
+
+
+def told(standing: Standing) -> str:
+    """The same without the arm's name."""
     n, weak = len(standing.requirements), standing.weakest
     if standing.state == "meets":
         sure = f"{said(weak)} (chance {chance(weak)})"
-        if n == 1:
-            return f"{standing.arm} meets the requirement: {sure}."
-        return f"{standing.arm} meets all {n} requirements; the least sure is {sure}."
+        least = f"meets all {n} requirements; the least sure is"
+        return f"meets the requirement: {sure}" if n == 1 else f"{least} {sure}"
     wanted = "misses" if standing.state == "misses" else "undecided"
-    told = "; ".join(_detail(r) for r in standing.requirements if r.state == wanted)
+    which = "; ".join(_detail(r) for r in standing.requirements if r.state == wanted)
     verb = "misses" if standing.state == "misses" else "is not shown to keep"
-    return f"{standing.arm} {verb}: {told}."
+    return f"{verb}: {which}"
 
 
 def cell(requirement: Requirement) -> str:

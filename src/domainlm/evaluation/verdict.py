@@ -152,7 +152,8 @@ def _unmet(
     what = "the requirement" if n == 1 else f"all {n} requirements"
     return Verdict(
         SHIP_NONE,
-        f"Ship none yet: no arm meets {what}; the nearest one, {acceptance.summary(near)}",
+        f"Ship none yet: no arm meets {what}; {near.arm} comes nearest, which "
+        f"{acceptance.told(near)}.",
         (*map(acceptance.summary, standings), _standing(arms[near.arm])),
         tuple(_caveats(arms[near.arm], arms, contrasts, stale)),
     )
