@@ -13,11 +13,21 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from domainlm import stats
 from domainlm.artifacts import Log, digest, dump_json, load_json, write_atomic, writing
 from domainlm.errors import DataError
 from domainlm.evaluation import summary
-from domainlm.paired import TEST_SPLITS, Asked, Comparison, Side, asked_of, compare
-from domainlm.schema import Interval, Outcome, RunResult, Score, Split
+from domainlm.evaluation.latency import percentile
+from domainlm.paired import (
+    TEST_SPLITS,
+    Asked,
+    Comparison,
+    Side,
+    asked_of,
+    compare,
+    documents_of,
+)
+from domainlm.schema import ArmSummary, Interval, Outcome, RunResult, Score, Split
 
 HISTORY = "history.jsonl"
 _WAIT_S = 60.0
@@ -37,17 +47,17 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class ArmRecord:
-    """One arm over all test questions."""
+    """One arm over all test questions: dollars by document, the median of single questions' seconds
+    by order statistics; `missed` are requirements that it was shown to miss.
+    """
 
     arm: str
     quality: Interval
     outcomes: dict[str, int]
-    cost_per_question_usd: float
-    latency_p50_s: float
-    latency_p95_s: float
+    cost_usd: Interval
+    latency_s: Interval
     marks: tuple[Mark, ...]
     missed: tuple[str, ...] = ()
-    """Requirements that it was shown to miss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +132,7 @@ def snapshot(
     asked = asked_of(test)
     seconds = {(a.arm, a.question_id): a.latency_s for a in result.answers}
     whole = {s.arm: s for s in result.summaries if (s.task, s.split) == (summary.ALL, summary.TEST)}
+    clusters = documents_of(Side(result.name, asked, ()), list(asked))
     records = []
     for arm, s in whole.items():
         marks = tuple(
@@ -142,9 +153,8 @@ def snapshot(
                 arm,
                 s.metrics["primary"],
                 dict(s.outcomes),
-                s.cost_per_question_usd,
-                s.latency_p50_s,
-                s.latency_p95_s,
+                _cost(s, marks, clusters),
+                _median(s, result.latencies.get(arm, ())),
                 marks,
                 tuple(f"{r.name} {r.sense} {r.limit:g}" for r in missed),
             )
@@ -171,6 +181,21 @@ def snapshot(
         asked=asked,
         arms=tuple(records),
     )
+
+
+def _cost(s: ArmSummary, marks: Sequence[Mark], clusters: Mapping[str, str]) -> Interval:
+    """Dollars of a question; without an end where single answers were not priced."""
+    paid = [(m.cost_usd, clusters[m.question_id]) for m in marks if m.cost_usd is not None]
+    if not paid or len(paid) < len(marks):
+        return Interval(s.cost_per_question_usd, None, None, s.n, "not priced one by one")
+    return stats.cluster_interval([usd for usd, _ in paid], [c for _, c in paid])
+
+
+def _median(s: ArmSummary, seconds: Sequence[float]) -> Interval:
+    """Median seconds; without an end where no question was timed alone."""
+    if not seconds:
+        return Interval(s.latency_p50_s, None, None, s.n, "not timed one by one")
+    return percentile(seconds, 0.5)
 
 
 def margin_of(result: RunResult) -> float:

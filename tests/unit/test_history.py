@@ -68,6 +68,18 @@ def test_a_snapshot_survives_the_disk_and_joins_once(tmp_path, result):
     assert [s.id for s in history.read(tmp_path)].count(made.id) == 2
 
 
+def test_cost_and_latency_have_intervals_where_they_were_measured_singly(result):
+    alone = {a.arm: tuple(0.1 * n for n in range(1, 21)) for a in result.answers}
+    made = history.snapshot(replace(result, latencies=alone)).arm("raft")
+    assert made.cost_usd.low is None and made.cost_usd.value > 0
+    assert made.latency_s.value == pytest.approx(1.05)
+    assert made.latency_s.low < 1.05 < made.latency_s.high
+    costs = {(a.arm, a.question_id): a.latency_s for a in result.answers}
+    priced = history.snapshot(result, costs).arm("raft")
+    assert 0 < priced.cost_usd.low < priced.cost_usd.value < priced.cost_usd.high
+    assert priced.latency_s.low is None
+
+
 def test_a_torn_line_costs_that_line_only(tmp_path, result):
     history.join(tmp_path, snap(result))
     path = tmp_path / history.HISTORY

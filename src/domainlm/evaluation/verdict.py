@@ -178,7 +178,7 @@ def _by_money(
     stale: Sequence[str],
     standings: Sequence[Standing] = (),
 ) -> Verdict:
-    """The arm that nets the most of those that meet the required quality, or none; `chosen` are
+    """The arm that nets the most of those that meet the requirements, or none; `chosen` are
     those that quality would choose.
     """
     net = {a.arm: a.npv_usd for a in money.arms if a.npv_usd is not None}
