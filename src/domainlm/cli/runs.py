@@ -174,7 +174,7 @@ def history(
                 if not arms or arm["arm"] in arms
             ]
             rows.append({k: v for k, v in row.items() if k not in ("asked", "splits")})
-        print_json({"runs": rows, "drift": [asdict(d) for d in shifts]})
+        print_json({"runs": rows, "drift": [asdict(d) | {"moved": d.moved} for d in shifts]})
         return
     from domainlm.display.runs import show_history
 
