@@ -61,16 +61,17 @@ class Report:
     def sentence(self) -> str:
         """The outcome in one sentence."""
         failed = [c for c in self.conditions if c.state == "failed"]
-        still = [c for c in self.conditions if c.state == "open"]
-        if failed:
-            first = failed[0]
-            more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-            return f"{self.run} is worse than {self.pinned}: {first.arm}, {first.found}{more}."
-        if still and self.strict:
-            return f"{self.run} is not shown to keep up with {self.pinned}: {still[0].found}."
-        left = f"; {len(still)} conditions stay open" if len(still) > 1 else ""
-        left = "; 1 condition stays open" if len(still) == 1 else left
-        return f"{self.run} passes against {self.pinned}{left}."
+        left = [c for c in self.conditions if c.state == "open"]
+        against = f"the pinned run {self.pinned}"
+        if failed or (left and self.strict):
+            first, *others = failed or left
+            more = f" (and {len(others)} more)" if others else ""
+            verb = "fails against" if failed else "is not shown to keep up with"
+            return f"Run {self.run} {verb} {against}: {first.arm}, {first.found}{more}."
+        stay = {0: "", 1: "; 1 condition stays open"}.get(
+            len(left), f"; {len(left)} conditions stay open"
+        )
+        return f"Run {self.run} passes against {against}{stay}."
 
 
 def gate(

@@ -179,7 +179,10 @@ def test_a_run_passes_against_itself(result):
 def test_a_worse_arm_fails_and_only_if_it_is_checked(result):
     pinned, bad = snap(result), snap(worse(result))
     report = gate(bad, pinned)
-    assert not report.passed and "is worse than r: raft, quality went from" in report.sentence
+    assert (
+        not report.passed
+        and "fails against the pinned run r: raft, quality went from" in report.sentence
+    )
     assert gate(bad, pinned, arms=["rag"]).passed
     assert gate(pinned, bad).passed, "better is no regression"
 
@@ -195,7 +198,8 @@ def test_what_is_open_passes_unless_strict(result):
     loose = gate(snap(some), snap(result), Limits(0.02))
     assert loose.passed and any(c.state == "open" for c in loose.conditions)
     assert "open" in loose.sentence
-    assert not gate(snap(some), snap(result), Limits(0.02, strict=True)).passed
+    strict = gate(snap(some), snap(result), Limits(0.02, strict=True))
+    assert not strict.passed and "is not shown to keep up with" in strict.sentence
 
 
 def test_equal_runs_rarely_fail_and_worse_ones_often_do():
