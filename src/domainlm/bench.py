@@ -13,11 +13,9 @@ from domainlm.config import ArmName, Config
 from domainlm.contenders import base_checkpoint, load_model, stage_resources
 from domainlm.memory import PeakMemory, release
 from domainlm.models.base import ChatModel, Embedder
-from domainlm.rag import derived_search
-from domainlm.rag.communities import by_community
-from domainlm.rag.pipeline import Arm, Retrieval, closed_book, with_retrieval
-from domainlm.rag.reading import with_documents
-from domainlm.rag.replug import with_ensemble
+from domainlm.rag.arms import CLOSED_BOOK, arm_of
+from domainlm.rag.pipeline import Answerer, Arm, Retrieval
+from domainlm.rag.preparing import bill_of
 from domainlm.registry import registry_of
 from domainlm.retrieval import Index
 from domainlm.schema import (
@@ -38,8 +36,6 @@ from domainlm.training.refine import refine_rows
 ADAPTER_OF: dict[ArmName, str] = {"tuned": "tuned", "tuned+rag": "tuned", "raft": "raft"}
 """Which adapter each arm that needs one is served with."""
 _BATCH = 32
-_PROBES = 6
-"""Questions asked one at a time for latency."""
 
 
 class Bench:
@@ -163,7 +159,8 @@ class Bench:
             limit = 0 if every else training.tuned_rows
             return closed_book_rows(pool, limit, seed, phrasings=1 if every else training.phrasings)
         return raft_rows(
-            pool,
+            # A sentence with a gap asks to recite, not to read.
+            [q for q in pool if q.metadata.get("form") != "gap"],
             self._retrieval(),
             self._documents,
             limit=0 if every else training.raft_rows,
@@ -193,40 +190,46 @@ class Bench:
         resources = dataclasses.replace(self._resources, leave_one_out=True, cache={})
         return Retrieval(self._spec, resources)
 
-    def answer(self, key: str) -> tuple[list[Answer], dict[str, tuple[float, ...]], dict[str, int]]:
-        """Answers of all arms, single-question latencies and peak memory, by arm.
+    def answer(self, key: str) -> tuple[list[Answer], dict[str, int]]:
+        """Answers of all arms, and each arm's peak memory.
 
         Answers are appended to a log batch by batch, so a killed run keeps every finished batch.
         One model is loaded at a time.
         """
         answers: list[Answer] = []
-        probes: dict[str, tuple[float, ...]] = {}
         memory: dict[str, int] = {}
-        groups: dict[str, list[ArmName]] = {}
-        for arm in self._config.arms:
-            groups.setdefault(ADAPTER_OF.get(arm, ""), []).append(arm)
-        for adapter, arms in groups.items():
+        for adapter, arms in self.groups().items():
             models: list[ChatModel] = []
             for arm in arms:
-                made, probe, peak = self._arm_answers(arm, adapter, key, models)
+                made, memory[arm] = self._arm_answers(arm, adapter, key, models)
                 answers += made
-                probes[arm], memory[arm] = probe, peak
             models.clear()
             release()
         order = {arm: n for n, arm in enumerate(self._config.arms)}
         place = {q.id: n for n, q in enumerate(self.asked)}
         answers.sort(key=lambda a: (order[a.arm], place[a.question_id]))  # type: ignore[index]
-        return answers, probes, memory
+        return answers, memory
+
+    def groups(self) -> dict[str, list[ArmName]]:
+        """Arms by the adapter that they are served with ("" for none)."""
+        groups: dict[str, list[ArmName]] = {}
+        for arm in self._config.arms:
+            groups.setdefault(ADAPTER_OF.get(arm, ""), []).append(arm)
+        return groups
+
+    def load(self, adapter: str) -> ChatModel:
+        """The model with one adapter, or with none ("")."""
+        return load_model(self._config, self._adapter_path(adapter))
 
     def _arm_answers(
         self, name: ArmName, adapter: str, key: str, models: list[ChatModel]
-    ) -> tuple[list[Answer], tuple[float, ...], int]:
+    ) -> tuple[list[Answer], int]:
         asked_key = digest(key, name, [q.id for q in self.asked])
         log, done = self._answered(f"{name}-{asked_key}")
 
         def arm() -> Arm:
             if not models:
-                models.append(load_model(self._config, self._adapter_path(adapter)))
+                models.append(self.load(adapter))
             return self._arm(name, models[0])
 
         def complete() -> int:
@@ -235,13 +238,7 @@ class Bench:
             return watch.peak()
 
         peak = self._folder.stage(f"answers-{name}", asked_key, int, complete)
-        probe: tuple[float, ...] = self._folder.stage(
-            f"latency-{name}",
-            asked_key,
-            tuple[float, ...],
-            lambda: tuple(self._probe(name, arm(), models[0])),
-        )
-        return [done[q.id] for q in self.asked if q.id in done], probe, peak
+        return [done[q.id] for q in self.asked if q.id in done], peak
 
     def serve(self, name: str, adapter: Path, base_model: str) -> None:
         """Let the arms that use the adapter `name` be served with another one of the same base."""
@@ -300,34 +297,26 @@ class Bench:
     def _adapter_path(self, name: str) -> Path | None:
         return self._folder.path / self._adapters[name].path if name else None
 
-    def _arm(self, name: ArmName, model: ChatModel, max_tokens: int = 0) -> Arm:
+    def _arm(self, name: ArmName, model: ChatModel, *, timed: bool = False) -> Arm:
         decoding = self._config.decoding
-        limit = max_tokens or decoding.max_tokens
-        sampling = Sampling(limit, decoding.temperature, decoding.seed)
-        if name in ("base", "tuned"):
-            return closed_book(name, model, sampling)
-        retrieval = Retrieval(self._spec, self._resources)
-        retrieval.prepare(self.asked)
-        if self._spec.reader == "per_document":
-            return with_documents(name, model, sampling, retrieval, self._documents)
-        if self._spec.reader == "replug":
-            return with_ensemble(name, model, sampling, retrieval)
-        if self._spec.reader == "global":
-            grouping = by_community(self._resources)
-            return with_documents(name, model, sampling, retrieval, self._documents, grouping)
-        return with_retrieval(name, model, sampling, retrieval)
+        sampling = Sampling(decoding.max_tokens, decoding.temperature, decoding.seed, stream=timed)
+        retrieval = None
+        if name not in CLOSED_BOOK:
+            retrieval = Retrieval(self._spec, self._resources)
+            retrieval.prepare([] if timed else self.asked)
+        return arm_of(name, model, sampling, retrieval)
 
-    def _probe(self, name: ArmName, arm: Arm, model: ChatModel) -> list[float]:
-        """Seconds of single questions, asked one at a time after a short warm-up."""
-        chosen = sample(self.asked, _PROBES)
-        self._arm(name, model, max_tokens=1).answer(chosen[:1])
-        # A user's question has not been embedded before.
-        self._index.forget_queries()
-        seconds = []
-        for n, question in enumerate(chosen, 1):
-            seconds.append(arm.answer([question])[0].latency_s)
-            self._progress.update(n, len(chosen))
-        return seconds
+    def timed(self, name: ArmName, model: ChatModel) -> Answerer:
+        """An arm whose answers are to be timed, warmed up with one question."""
+        arm = self._arm(name, model, timed=True)
+
+        def answer(questions: Sequence[Question]) -> list[Answer]:
+            # A user's question has not been embedded before.
+            self._index.forget_queries()
+            return arm.answer(questions)
+
+        answer(self.asked[:1])
+        return answer
 
     def ask(self, name: str, question: Question, spec: RagSpec | None = None) -> Answer:
         """Answer one question with a trained arm, through another pipeline if one is given."""
@@ -338,13 +327,13 @@ class Bench:
 
     def setup(self, arm: str, adapters: Sequence[Adapter]) -> Setup:
         """What an arm took: machine time of index, question writing and training, and storage."""
-        retrieves = arm not in ("base", "tuned")
+        retrieves = arm not in CLOSED_BOOK
         trained = [a for a in adapters if a.name == ADAPTER_OF.get(arm)]  # type: ignore[call-overload]
         places = [self._folder.path / a.path for a in trained]
         indexing = 0.0
         if retrieves:
-            indexing = self._index.delta.seconds
-            indexing += derived_search.spent(self._spec.retrieve, self._resources).seconds
+            indexing = self._index.delta.seconds + self._folder.seconds("retriever")
+            indexing += bill_of(self._spec.retrieve, self._resources).seconds
             if self._index.folder:
                 places.append(self._index.folder)
         rows_s = sum(self._folder.seconds(f"rows-{a.name}") for a in trained)

@@ -16,18 +16,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from domainlm.acceptance import AcceptanceConfig
+from domainlm.budgets import BUDGETS, Budget
 from domainlm.errors import ConfigError
-from domainlm.schema import RagSpec, StageSpec
+from domainlm.schema import RagSpec, SetFormat, StageSpec
+from domainlm.sections import Section, ServeConfig
 
-Budget = Literal["smoke", "small", "full"]
 ArmName = Literal["base", "rag", "tuned", "tuned+rag", "raft"]
 ARMS: tuple[ArmName, ...] = ("base", "rag", "tuned", "tuned+rag", "raft")
-
-
-class Section(BaseModel):
-    """A group of settings: frozen, unknown keys refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class SplitConfig(Section):
@@ -89,11 +84,15 @@ class RagConfig(Section):
 
 
 class SynthesisConfig(Section):
-    """Question writing from passages: how many passages are read, and what may stay."""
+    """Question writing: by the model as it is about passages, and by a writer that is tuned on the
+    train questions first about facts.
+    """
 
     passages: int = Field(0, ge=0)
     questions_per_passage: int = Field(2, ge=1, le=8)
     min_groundedness: float = Field(0.8, ge=0, le=1)
+    facts: int = Field(0, ge=0)
+    questions_per_fact: int = Field(2, ge=1, le=8)
 
 
 class PreferenceConfig(Section):
@@ -119,6 +118,16 @@ class RewardConfig(Section):
     answer: float = Field(1.0, ge=0)
     support: float = Field(0.5, ge=0)
     abstention: float = Field(1.0, ge=0)
+
+
+class RetrieverConfig(Section):
+    """Contrastive tuning of the embedder on the train questions; no `epochs`, no tuning."""
+
+    epochs: int = Field(0, ge=0, le=100)
+    negatives: int = Field(2, ge=0, le=16)
+    batch_size: int = Field(16, ge=2, le=1024)
+    learning_rate: float = Field(3e-5, gt=0, lt=1)
+    max_tokens: int = Field(128, ge=8, le=8192)
 
 
 Method = Literal["lora", "dora", "rslora", "full", "prefix", "qlora"]
@@ -168,6 +177,7 @@ class TrainingConfig(Section):
     synthesis: SynthesisConfig = SynthesisConfig()  # type: ignore[call-arg]
     preference: PreferenceConfig = PreferenceConfig()  # type: ignore[call-arg]
     reward: RewardConfig = RewardConfig()  # type: ignore[call-arg]
+    retriever: RetrieverConfig = RetrieverConfig()  # type: ignore[call-arg]
 
     @property
     def rate(self) -> float:
@@ -184,13 +194,18 @@ class DecodingConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """The margin within which arms count as equivalent, and a cap on test questions."""
+    """The margin within which arms count as equivalent, a cap on test questions, and how waiting is
+    timed: `probes` questions one at a time, and with a `load` above 0 that many arriving a second.
+    """
 
     margin: float = Field(0.05, gt=0, lt=1)
     max_questions: int = Field(0, ge=0)
     dev_questions: int = Field(0, ge=0)
     minimum_quality: float = Field(0.0, ge=0, le=1)
     diagnostics: bool = False
+    probes: int = Field(0, ge=0)
+    load: float = Field(0.0, ge=0, le=1e6)
+    load_questions: int = Field(60, ge=1)
 
 
 Usd = Annotated[float, Field(ge=0, lt=1e12)]
@@ -290,6 +305,7 @@ class Config(Section):
     name: str = "run"
     documents: Path
     questions: Path
+    format: SetFormat = "auto"
     output: Path = Path("runs")
     model: str = "embedded"
     embedder: str = "embedded"
@@ -308,6 +324,7 @@ class Config(Section):
     acceptance: AcceptanceConfig = AcceptanceConfig()  # type: ignore[call-arg]
     cost: CostConfig = CostConfig()  # type: ignore[call-arg]
     improve: ImproveConfig = ImproveConfig()  # type: ignore[call-arg]
+    serve: ServeConfig = ServeConfig()  # type: ignore[call-arg]
 
     @field_validator("name")
     @classmethod
@@ -335,6 +352,15 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _endpoint_embedder_cannot_train(self) -> Config:
+        if self.training.retriever.epochs and self.embedder.startswith(("openai:", "fake")):
+            raise ValueError(
+                f"embedder {self.embedder!r} cannot be tuned here, but training.retriever.epochs "
+                f"is {self.training.retriever.epochs}; set it to 0 or use a local embedder"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _endpoint_gives_no_probabilities(self) -> Config:
         if self.rag.reader == "replug" and self.model.startswith(("openai:", "fake")):
             raise ValueError(
@@ -351,39 +377,16 @@ class Config(Section):
     @property
     def feedback_log(self) -> Path:
         """The event log, beside the run's folder, which may be set aside or deleted."""
-        return self.output / f"{self.name}.feedback.sqlite"
+        return self.beside("feedback.sqlite")
 
     @property
     def asked_log(self) -> Path:
         """What `ask` answered, beside the event log."""
-        return self.output / f"{self.name}.asked.jsonl"
+        return self.beside("asked.jsonl")
 
-
-# What each budget fills in where the configuration is silent (0 or absent).
-BUDGETS: dict[Budget, dict[str, Any]] = {
-    "smoke": {
-        "training": {"tuned_rows": 16, "tuned_epochs": 1, "raft_rows": 8, "raft_epochs": 1},
-        "synthesis": {"passages": 4},
-        "evaluation": {"max_questions": 10, "dev_questions": 6},
-    },
-    "small": {
-        "training": {"tuned_rows": 200, "tuned_epochs": 1, "raft_rows": 80, "raft_epochs": 1},
-        "synthesis": {"passages": 8},
-        "evaluation": {"max_questions": 48, "dev_questions": 14},
-    },
-    "full": {
-        "training": {
-            "batch_size": 8,
-            "tuned_rows": 20_000,
-            "tuned_epochs": 3,
-            "raft_rows": 5_000,
-            "raft_epochs": 1,
-            "seeds": 3,
-        },
-        "synthesis": {"passages": 2_000},
-        "evaluation": {"max_questions": 100_000, "dev_questions": 500},
-    },
-}
+    def beside(self, suffix: str) -> Path:
+        """A file beside the run's folder, which may be set aside or deleted."""
+        return self.output / f"{self.name}.{suffix}"
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -415,23 +418,27 @@ def make_config(raw: dict[str, Any], base: Path | None = None) -> Config:
         ConfigError: a key is unknown or a value is out of range.
     """
     raw = _with_budget(raw)
+    if "documents" not in raw and raw.get("format", "auto") != "auto" and "questions" in raw:
+        raw = {**raw, "documents": raw["questions"]}
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(_one_sentence(error)) from None
     if base is None:
         return config
-    prices = config.cost.prices
     return config.model_copy(
         update={
             "documents": base / config.documents.expanduser(),
             "questions": base / config.questions.expanduser(),
             "output": base / config.output.expanduser(),
-            "cost": config.cost.model_copy(
-                update={"prices": base / prices.expanduser() if prices else None}
-            ),
+            "serve": config.serve.model_copy(update={"users": _at(base, config.serve.users)}),
+            "cost": config.cost.model_copy(update={"prices": _at(base, config.cost.prices)}),
         }
     )
+
+
+def _at(base: Path, path: Path | None) -> Path | None:
+    return base / path.expanduser() if path else None
 
 
 def _with_budget(raw: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from domainlm import stats
 from domainlm.artifacts import Log, digest, dump_json, load_json, write_atomic, writing
 from domainlm.errors import DataError
 from domainlm.evaluation import summary
-from domainlm.evaluation.latency import percentile
 from domainlm.paired import (
     TEST_SPLITS,
     Asked,
@@ -27,7 +26,16 @@ from domainlm.paired import (
     compare,
     documents_of,
 )
-from domainlm.schema import ArmSummary, Interval, Outcome, RunResult, Score, Split
+from domainlm.schema import (
+    ArmSummary,
+    Classified,
+    Interval,
+    Latency,
+    Outcome,
+    RunResult,
+    Score,
+    Split,
+)
 
 HISTORY = "history.jsonl"
 _WAIT_S = 60.0
@@ -43,6 +51,7 @@ class Mark:
     outcome: Outcome
     latency_s: float
     cost_usd: float | None
+    classified: Classified | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +102,7 @@ class Snapshot:
                 "",
                 {"primary": m.primary, "correct": float(m.outcome == "correct")},
                 m.outcome,
+                m.classified,
             )
             for record in self.arms
             for m in record.marks
@@ -142,6 +152,7 @@ def snapshot(
                 x.outcome,
                 seconds.get((arm, x.question_id), 0.0),
                 (costs or {}).get((arm, x.question_id)),
+                x.classified,
             )
             for x in result.scores
             if x.arm == arm and x.question_id in asked and "primary" in x.metrics
@@ -154,7 +165,7 @@ def snapshot(
                 s.metrics["primary"],
                 dict(s.outcomes),
                 _cost(s, marks, clusters),
-                _median(s, result.latencies.get(arm, ())),
+                _median(s, result.latency),
                 marks,
                 tuple(f"{r.name} {r.sense} {r.limit:g}" for r in missed),
             )
@@ -191,11 +202,11 @@ def _cost(s: ArmSummary, marks: Sequence[Mark], clusters: Mapping[str, str]) -> 
     return stats.cluster_interval([usd for usd, _ in paid], [c for _, c in paid])
 
 
-def _median(s: ArmSummary, seconds: Sequence[float]) -> Interval:
+def _median(s: ArmSummary, waits: Sequence[Latency]) -> Interval:
     """Median seconds; without an end where no question was timed alone."""
-    if not seconds:
-        return Interval(s.latency_p50_s, None, None, s.n, "not timed one by one")
-    return percentile(seconds, 0.5)
+    alone = (w.end_to_end.get("p50") for w in waits if w.arm == s.arm and not w.rate)
+    timed = next((p50 for p50 in alone if p50), None)
+    return timed or Interval(s.latency_p50_s, None, None, s.n, "not timed one by one")
 
 
 def margin_of(result: RunResult) -> float:

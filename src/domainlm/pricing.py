@@ -12,7 +12,6 @@ from domainlm.config import Config
 from domainlm.errors import ConfigError, DataError
 from domainlm.evaluation import acceptance, cost, roi, summary
 from domainlm.evaluation.cost import Machine, ModelPrice, PriceBook, machine_cost, machine_named
-from domainlm.evaluation.latency import percentile
 from domainlm.evaluation.roi import Arm, Place, Scenario
 from domainlm.evaluation.verdict import decide
 from domainlm.rag.reading import date_of
@@ -23,13 +22,14 @@ from domainlm.schema import (
     Contrast,
     Control,
     Document,
-    Interval,
+    Latency,
     Money,
     RoiCase,
     RunResult,
     Score,
     Setup,
     Standing,
+    UsedPrice,
     Verdict,
 )
 
@@ -220,7 +220,7 @@ def settle(
     churn: float | None,
     today: dt.date,
     warnings: Sequence[str] = (),
-    latencies: Mapping[str, Sequence[float] | Interval] | None = None,
+    waits: Sequence[Latency] = (),
     checks: Sequence[Control] = (),
 ) -> Settled:
     """Requirements, bills, break-evens, money and verdict of answered and scored arms.
@@ -236,7 +236,7 @@ def settle(
         churn: As estimated from the documents' dates.
         today: Prices are old or not on this day.
         warnings: What training had to say.
-        latencies: arm -> seconds of single questions.
+        waits: How long single questions took.
         checks: Diagnostic arms, whose placebo may speak against the arm that ships.
 
     Raises:
@@ -255,7 +255,7 @@ def settle(
         [s for s in scores if s.split != "dev"],
         asked,
         answer_costs(config, prices, asked),
-        latencies or {},
+        {w.arm: w.end_to_end["p95"] for w in waits if not w.rate},
         minimum_correct=config.evaluation.minimum_quality,
     )
     admitted = acceptance.admitted(standings) if standings else tuple(measured)
@@ -277,6 +277,7 @@ def settle(
         ),
         _assumed(config, churn),
     )
+    money = dataclasses.replace(money, prices=_book(config, prices, priced, today))
     cases = tuple(
         roi.bill(a, world, measured[a.name].cost_per_correct_usd, c.questions_per_month)
         for a in priced
@@ -326,7 +327,7 @@ def reprice(config: Config, result: RunResult, today: dt.date) -> RunResult:
         result.churn,
         today,
         [warning for adapter in result.adapters for warning in adapter.warnings],
-        result.latencies,
+        result.latency,
         result.controls,
     )
     return dataclasses.replace(
@@ -360,17 +361,16 @@ def churn_of(documents: Iterable[Document], today: dt.date) -> float | None:
     return 1 - math.exp(-len(ages) / sum(ages))
 
 
-def with_latency(
-    summaries: Sequence[ArmSummary], probes: Mapping[str, Sequence[float]]
-) -> list[ArmSummary]:
-    """Replace the batch shares by the latencies of single questions, where they were probed."""
+def with_latency(summaries: Sequence[ArmSummary], waits: Sequence[Latency]) -> list[ArmSummary]:
+    """Replace the batch shares by the waits of single questions, where they were timed."""
+    alone = {w.arm: w.end_to_end for w in waits if not w.rate}
     return [
         dataclasses.replace(
             s,
-            latency_p50_s=percentile(probes[s.arm], 0.5).value,
-            latency_p95_s=percentile(probes[s.arm], 0.95).value,
+            latency_p50_s=alone[s.arm]["p50"].value,
+            latency_p95_s=alone[s.arm]["p95"].value,
         )
-        if probes.get(s.arm)
+        if s.arm in alone
         else s
         for s in summaries
     ]
@@ -398,6 +398,22 @@ def _assumed(config: Config, churn: float | None) -> list[str]:
             "cost.churn to the share of documents that change in a month."
         ]
     return [f"Churn of {100 * churn:.2g} % a month is estimated from the documents' dates."]
+
+
+def _book(
+    config: Config, prices: PriceBook, priced: Sequence[Arm], today: dt.date
+) -> tuple[UsedPrice, ...]:
+    """The prices that play a part, with date and source."""
+    used = _used(config, priced)
+    old = cost.stale_prices(prices, today, used=used, days=config.cost.stale_days)
+    found: list[UsedPrice] = []
+    for name, p in {**prices.items, **prices.gpu_hours}.items():
+        found.append(UsedPrice(name, p.usd, p.as_of.isoformat(), p.source, name in old))
+    for name, m in prices.models.items():
+        for part, usd in (("input", m.input), ("output", m.output)):
+            priced_as = f"{name} {part}"
+            found.append(UsedPrice(priced_as, usd, m.as_of.isoformat(), m.source, name in old))
+    return tuple(p for p in found if p.name in used or p.name.rpartition(" ")[0] in used)
 
 
 def _used(config: Config, priced: Sequence[Arm]) -> set[str]:

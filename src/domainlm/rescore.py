@@ -12,7 +12,7 @@ from domainlm.artifacts import digest
 from domainlm.config import Config
 from domainlm.contenders import load_configured_embedder
 from domainlm.corpus.external import External
-from domainlm.corpus.questions import load_questions
+from domainlm.corpus.sets import read_asked
 from domainlm.errors import DataError
 from domainlm.evaluation import summary
 from domainlm.evaluation.tasks import score_answers
@@ -106,7 +106,7 @@ def rescore(config: Config, result: RunResult, now: dt.datetime, *, count: bool 
         result.churn,
         now.date(),
         [warning for adapter in result.adapters for warning in adapter.warnings],
-        result.latencies,
+        result.latency,
         () if moved else result.controls,
     )
     touches = result.test_touches
@@ -158,7 +158,7 @@ def score_external(
         DataError: an answer is for an unknown question, or none is for a test question.
     """
     if result is None:
-        every = load_questions(config.questions)
+        every = read_asked(config.questions, config.format)
         test = [
             dataclasses.replace(q, split="test_new")
             for q in every
@@ -169,7 +169,7 @@ def score_external(
         test = [q for q in result.questions if q.split in TEST_SPLITS]
         known = {q.id for q in result.questions}
         if config.questions.exists():
-            known |= {q.id for q in load_questions(config.questions)}
+            known |= {q.id for q in read_asked(config.questions, config.format)}
     unknown = [a.question_id for a in external.answers if a.question_id not in known]
     if unknown:
         raise DataError(
@@ -219,7 +219,7 @@ def _regraded(
     config: Config, answered: Sequence[Question]
 ) -> tuple[tuple[Question, ...], list[str]]:
     """The answered questions with the gold of the questions file."""
-    current = {q.id: q for q in load_questions(config.questions)}
+    current = {q.id: q for q in read_asked(config.questions, config.format)}
     kept, gone, reworded = [], 0, 0
     for old in answered:
         new = current.get(old.id)

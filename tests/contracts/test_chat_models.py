@@ -48,6 +48,8 @@ class Script(BaseHTTPRequestHandler):
             return self.reply(400, {"error": {"message": f"bad chat, key {SECRET}"}})
         if "KEYLESS" in prompt:
             return self.reply(401, {"error": {"message": f"Incorrect API key: {SECRET}"}})
+        if body.get("stream"):
+            return self.reply(400, {"error": {"message": "stream is not supported"}})
         if "SLOW" in prompt:
             time.sleep(0.8)
         words = ("echo: " + prompt).split()
@@ -116,6 +118,34 @@ def model(request):
     return FakeModel()
 
 
+# --- every chat model that tells what it writes ---------------------------------------------
+
+
+@pytest.fixture(params=["embedded", "fake"])
+def streaming(request):
+    return request.getfixturevalue("embedded_model") if request.param == "embedded" else FakeModel()
+
+
+def test_pieces_add_up_to_the_same_text(streaming):
+    assert isinstance(streaming, base.StreamingModel)
+    chats = [ask("Name three colours."), ask("Say hello to all of them.")]
+    params = Sampling(max_tokens=12)
+    heard = [[], []]
+    made = streaming.generate_streamed(
+        chats, params, [lambda p, h=h: h.append(p) is None for h in heard]
+    )
+    assert [g.text for g in made] == [g.text for g in streaming.generate(chats, params)]
+    assert ["".join(h) for h in heard] == [g.text for g in made]
+    assert all(len([p for p in h if p]) > 2 for h in heard)
+
+
+def test_who_stops_listening_ends_its_chat_alone(streaming):
+    chats = [ask("Name three colours."), ask("Say hello to all of them.")]
+    stop, go = (lambda p: False), (lambda p: True)
+    first, second = streaming.generate_streamed(chats, Sampling(max_tokens=12), [stop, go])
+    assert len(first.text.split()) <= 1 < len(second.text.split())
+
+
 # --- every chat model -----------------------------------------------------------------------
 
 
@@ -151,6 +181,14 @@ def test_max_tokens_is_respected_and_said(model):
     assert len(g.text.split()) <= 3
     with pytest.raises(ConfigError, match="max_tokens"):
         model.generate([ask(text)], Sampling(max_tokens=0))
+
+
+def test_the_first_token_comes_before_the_last(model):
+    (g,) = model.generate([ask("Count to ten.")], Sampling(max_tokens=12, stream=True))
+    if model.name == "m":  # the scripted server does not stream
+        assert g.first_token_s is None and g.text
+    else:
+        assert 0 < g.first_token_s <= g.latency_s + 0.01
 
 
 def test_unicode_and_control_text_pass(model):

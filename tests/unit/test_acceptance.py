@@ -13,7 +13,7 @@ from domainlm.evaluation import acceptance
 from domainlm.evaluation.latency import chance_below
 from domainlm.report.html import to_html
 from domainlm.report.markdown import to_markdown
-from domainlm.schema import Answer, Interval, Score
+from domainlm.schema import Answer, Classified, Interval, Score
 from domainlm.stats import chance_above
 from tests.unit.report_sample import sample
 
@@ -92,6 +92,23 @@ def test_quality_by_task_and_what_was_not_measured():
     scores = [replace(s, metrics=s.metrics | {"groundedness": 0.95}) for s in scores]
     settings = AcceptanceConfig(groundedness=0.8)
     assert acceptance.judge(settings, scores, answers, costs, {})[0].state == "meets"
+
+
+def test_a_class_that_is_never_named_costs_macro_f1():
+    scores, answers, costs = world({"rag": 0.5})
+    always_yes = [
+        replace(
+            s,
+            task="closed_form",
+            metrics={"primary": float(n % 4 > 0)},
+            classified=Classified("yes no", "yes" if n % 4 else "no", "yes"),
+        )
+        for n, s in enumerate(scores)
+    ]
+    settings = AcceptanceConfig(quality={"closed_form": 0.6})
+    found = acceptance.judge(settings, always_yes, answers, costs, {})[0].requirements[0]
+    assert found.value.value == pytest.approx(0.4286, abs=1e-3), "three of four right, F1 .86 and 0"
+    assert found.state == "misses"
 
 
 def test_p95_takes_enough_single_questions():

@@ -17,7 +17,7 @@ from domainlm.evaluation.gate import no_worse
 from domainlm.experiment import RESULT
 from domainlm.regression import Limits, gate
 from domainlm.report.checks import to_junit, to_summary
-from domainlm.schema import Requirement, RunResult, Standing
+from domainlm.schema import Interval, Latency, Requirement, RunResult, Standing
 from tests.unit.report_sample import sample
 
 
@@ -69,13 +69,18 @@ def test_a_snapshot_survives_the_disk_and_joins_once(tmp_path, result):
 
 
 def test_cost_and_latency_have_intervals_where_they_were_measured_singly(result):
-    alone = {a.arm: tuple(0.1 * n for n in range(1, 21)) for a in result.answers}
-    made = history.snapshot(replace(result, latencies=alone)).arm("raft")
+    p50 = Interval(1.05, 0.6, 1.5, 20, "order statistics")
+    waits = tuple(
+        Latency(
+            "raft", rate, 20, {"p50": p50 if not rate else replace(p50, value=9.0)}, {}, None, 1, 1
+        )
+        for rate in (2.0, 0.0)
+    )
+    made = history.snapshot(replace(result, latency=waits)).arm("raft")
     assert made.cost_usd.low is None and made.cost_usd.value > 0
-    assert made.latency_s.value == pytest.approx(1.05)
-    assert made.latency_s.low < 1.05 < made.latency_s.high
+    assert made.latency_s == p50, "one at a time, not under load"
     costs = {(a.arm, a.question_id): a.latency_s for a in result.answers}
-    priced = history.snapshot(result, costs).arm("raft")
+    priced = history.snapshot(replace(result, latency=()), costs).arm("raft")
     assert 0 < priced.cost_usd.low < priced.cost_usd.value < priced.cost_usd.high
     assert priced.latency_s.low is None
 

@@ -5,6 +5,7 @@ from typing import Literal
 
 from domainlm import stats
 from domainlm.acceptance import ALL, AcceptanceConfig
+from domainlm.evaluation import fscores
 from domainlm.evaluation.latency import chance_below, percentile
 from domainlm.evaluation.roi import words
 from domainlm.schema import Answer, Interval, Requirement, Score, Standing
@@ -184,7 +185,14 @@ class _Held:
         if not having:
             note = "not measured" if task == ALL else "no such question in the test"
             return Requirement(name, "at least", limit, "share", None, None, "undecided", note)
-        values, clusters = [s.metrics[metric] for s in having], [s.cluster for s in having]
+        if metric == "primary" and task == "unanswerable":
+            # To abstain where there is an answer costs precision.
+            having = [s for s in self._scores if metric in s.metrics]
+            values = fscores.abstention(having)
+        else:
+            plain = [s.metrics[metric] for s in having]
+            values = fscores.primary(having) if metric == "primary" else plain
+        clusters = [s.cluster for s in having]
         sure = stats.chance_above(values, clusters, limit)
         value = stats.cluster_interval(values, clusters)
         return self._made(name, "at least", limit, "share", value, sure)

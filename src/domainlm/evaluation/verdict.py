@@ -1,6 +1,6 @@
 """From numbers to one sentence: what to ship, why, how surely and at what cost."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from domainlm.errors import DataError
@@ -82,6 +82,9 @@ def decide(
         raise DataError(
             f"none of the {len(summaries)} summaries covers all test questions; answer the test set"
         )
+    nothing = _withheld(arms, contrasts)
+    if nothing:
+        return Verdict(SHIP_NONE, f"No verdict: {nothing}.", (), ())
     caveats: list[str] = []
     means = {arm: s.metrics["primary"].value for arm, s in arms.items()}
     admitted = acceptance.admitted(standings) if standings else tuple(arms)
@@ -105,7 +108,9 @@ def decide(
         )
         reference = top
     costs = _costs(arms, roi, questions_per_month)
-    able = [a for a in pool if _share(arms[a], "correct") >= min_correct]
+    shares = {arm: _share(s, "correct") for arm, s in arms.items()}
+    # An arm that is never right earns nothing, whatever is required.
+    able = [a for a in pool if shares[a] and shares[a] >= min_correct]
     if money and money.best and able:
         chosen = {dev_best, reference}
         return _by_money(
@@ -115,17 +120,18 @@ def decide(
     good = [a for a in fit if a in able]
     if not good:
         share = _percent(_share(arms[reference], "correct"))
+        required = f", below the required {_percent(min_correct)}" if min_correct else ""
         return Verdict(
             SHIP_NONE,
             f"Ship none yet: the best arm, {reference}, answers {share} of the test questions "
-            f"correctly, below the required {_percent(min_correct)}.",
+            f"correctly{required}.",
             (_standing(arms[reference]),),
             (*caveats, *_caveats(arms[reference], arms, contrasts, stale)),
         )
     ship = min(good, key=lambda a: (costs[a], _rank(a)))
     return Verdict(
         ship,
-        _sentence(arms[ship], arms, contrasts, standings),
+        sentence_of(arms[ship], arms, contrasts, standings),
         (
             *map(acceptance.summary, standings),
             *_reasons(ship, reference, arms, contrasts, roi, questions_per_month),
@@ -167,6 +173,27 @@ def _unsure(ship: str, standings: Sequence[Standing]) -> list[str]:
     return [f"No arm is shown to meet every requirement: {acceptance.summary(own)}"]
 
 
+def _withheld(arms: dict[str, ArmSummary], contrasts: Sequence[Contrast]) -> str:
+    """Why nothing can be said, or ""."""
+    unscored = [arm for arm, s in arms.items() if "primary" not in s.metrics]
+    if unscored:
+        return f"{unscored[0]} has no scored answer; score its answers, or leave the arm out"
+    if any(s.metrics["primary"].low is None for s in arms.values()):
+        return (
+            "all test questions are about one document, which says nothing about others; add "
+            f"questions about at least {MIN_DOCUMENTS} documents"
+        )
+    n = max(s.n for s in arms.values())
+    whole = [c for c in contrasts if (c.task, c.split, c.metric) == (ALL, TEST, "primary")]
+    between = [c.difference for c in whole if c.a in arms and c.b in arms]
+    if between and not any(d.value or d.low or d.high for d in between):
+        return (
+            f"all arms score alike on each of the {n} test questions; ask harder ones, or see "
+            "whether the arms answer at all"
+        )
+    return ""
+
+
 def _by_money(
     money: Money,
     able: Sequence[str],
@@ -205,7 +232,7 @@ def _by_money(
             lacking = "Not meeting the requirements" if standings else "Below the required quality"
             caveats.insert(0, f"{lacking}, and so not considered: {left}.")
         caveats = [*_unsure(ship, standings), *caveats]
-        sentence = _sentence(arms[ship], arms, contrasts, standings, words.worth(money, ship))
+        sentence = sentence_of(arms[ship], arms, contrasts, standings, words.worth(money, ship))
         return Verdict(ship, sentence, tuple(reasons), tuple(caveats))
     if net.get(PEOPLE, 0.0) > 0:
         why = f"people alone do better ({words.worth(money, PEOPLE)})"
@@ -275,13 +302,14 @@ def _costs(
     return {a: monthly_usd(cases[a], questions_per_month) for a in arms}
 
 
-def _sentence(
+def sentence_of(
     shipped: ArmSummary,
-    arms: dict[str, ArmSummary],
+    arms: Mapping[str, ArmSummary],
     found: Sequence[Contrast],
     standings: Sequence[Standing] = (),
     worth: str = "",
 ) -> str:
+    """The verdict in one sentence: what to ship, how good, how much better, at what cost."""
     parts = [
         f"Ship {shipped.arm}: it {_met(shipped.arm, standings)}answers "
         f"{_percent(_share(shipped, 'correct'))} of {shipped.n} test questions correctly"

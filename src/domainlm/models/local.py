@@ -24,8 +24,16 @@ from domainlm.models.adapted import (
     is_checkpoint,
     prefixed_cache,
 )
-from domainlm.models.base import report_call
-from domainlm.models.decoding import choose, end_tokens, render_prompt, stop_at, stream_seed
+from domainlm.models.attention import use_groups
+from domainlm.models.base import Listener, report_call
+from domainlm.models.decoding import (
+    Piecewise,
+    choose,
+    end_tokens,
+    render_prompt,
+    stop_at,
+    stream_seed,
+)
 from domainlm.models.embedded import MODEL_NAME, ensure_checkpoint, first_line, quiet_loading
 from domainlm.schema import Chat, Generation, Sampling, Usage
 
@@ -105,6 +113,7 @@ class LocalModel:
         if not self.tokenizer.chat_template:
             raise ModelError(f"{path_or_id} has no chat template; choose an instruct model")
         self.model = model.to(device=self.device, dtype=self.dtype).eval()
+        use_groups(self.model)
         self._prefix: Prefix = tuple(
             (k.to(self.device, self.dtype), v.to(self.device, self.dtype)) for k, v in prefix
         )
@@ -124,7 +133,18 @@ class LocalModel:
     def generate(self, chats: Sequence[Chat], params: Sampling) -> list[Generation]:
         """Complete each chat; one that overflows the context yields an error generation.
 
-        `latency_s` is the batch's wall time over its items; `tokens_out` includes the end token.
+        `latency_s` is the batch's wall time over its items, `first_token_s` counts from this call;
+        `tokens_out` includes the end token.
+
+        Raises:
+            ConfigError: `max_tokens` is below 1.
+        """
+        return self.generate_streamed(chats, params, ())
+
+    def generate_streamed(
+        self, chats: Sequence[Chat], params: Sampling, listeners: Sequence[Listener]
+    ) -> list[Generation]:
+        """See `StreamingModel.generate_streamed`; without listeners nobody is told.
 
         Raises:
             ConfigError: `max_tokens` is below 1.
@@ -133,6 +153,7 @@ class LocalModel:
             raise ConfigError(f"max_tokens is {params.max_tokens}; it must be at least 1")
         if not chats:
             return []
+        told = [Piecewise(listener, params.stop) for listener in listeners]
         texts = [render_prompt(self.tokenizer, chat) for chat in chats]
         prompts = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         seeds, seen = [], Counter[str]()
@@ -149,10 +170,13 @@ class LocalModel:
                 )
         order = [index for index in range(len(prompts)) if index not in done]
         lengths = [len(prompt) for prompt in prompts]
+        called = time.perf_counter()
         with self.lock:
             for batch in plan_batches(order, lengths, self.batch_size, self.batch_tokens):
-                done.update(self._run(batch, prompts, seeds, params))
+                done.update(self._run(batch, prompts, seeds, params, called, told))
         ordered = [done[index] for index in range(len(chats))]
+        for g, listener in zip(ordered, told, strict=False):
+            listener.end(g.text)
         for g in ordered:
             tokens = g.usage
             report_call(self.name, "generate", tokens.tokens_in, tokens.tokens_out, g.latency_s)
@@ -205,26 +229,35 @@ class LocalModel:
         return Generation("", Usage(), 0.0, self.name, "error", error)
 
     def _run(
-        self, batch: list[int], prompts: list[list[int]], seeds: list[int], params: Sampling
+        self,
+        batch: list[int],
+        prompts: list[list[int]],
+        seeds: list[int],
+        params: Sampling,
+        called: float,
+        told: Sequence[Piecewise],
     ) -> dict[int, Generation]:
-        """Decode one batch; when memory runs out, halve it."""
+        """Decode one batch of a call; when memory runs out, halve it."""
         started = time.perf_counter()
         try:
             with torch.inference_mode():
-                outputs = self._decode(
-                    [prompts[i] for i in batch], [seeds[i] for i in batch], params
+                outputs, first = self._decode(
+                    [prompts[i] for i in batch],
+                    [seeds[i] for i in batch],
+                    params,
+                    [told[i] for i in batch] if told else (),
                 )
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             if len(batch) == 1:
                 return {batch[0]: self._failed(f"{self.device} has too little memory for a prompt")}
             half = len(batch) // 2
-            first = self._run(batch[:half], prompts, seeds, params)
-            return first | self._run(batch[half:], prompts, seeds, params)
+            front = self._run(batch[:half], prompts, seeds, params, called, told)
+            return front | self._run(batch[half:], prompts, seeds, params, called, told)
         share = (time.perf_counter() - started) / len(batch)
         results = {}
         for index, tokens in zip(batch, outputs, strict=True):
-            text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+            text = self._text(tokens)
             cut = stop_at(text, params.stop)
             ended = cut is not None or tokens[-1] in self.end
             results[index] = Generation(
@@ -233,13 +266,19 @@ class LocalModel:
                 latency_s=share,
                 model=self.name,
                 finish="stop" if ended else "length",
+                first_token_s=first - called,
             )
         return results
 
     def _decode(
-        self, prompts: list[list[int]], seeds: list[int], params: Sampling
-    ) -> list[list[int]]:
-        """New tokens of each prompt, the end token included.
+        self,
+        prompts: list[list[int]],
+        seeds: list[int],
+        params: Sampling,
+        told: Sequence[Piecewise] = (),
+    ) -> tuple[list[list[int]], float]:
+        """New tokens of each prompt, the end token included, and when the first ones were there
+        (`time.perf_counter`); `told` hears of each step.
 
         Shapes: b chats still decoding, s padded prompt length, v vocabulary.
         """
@@ -258,6 +297,7 @@ class LocalModel:
         rows = list(range(len(prompts)))  # the chat of each batch row
         alive = set(rows)
         streams = [torch.Generator().manual_seed(seed) for seed in seeds]
+        first = 0.0
         for step in range(params.max_tokens):
             logits = self.model(
                 input_ids=ids,
@@ -268,10 +308,16 @@ class LocalModel:
                 logits_to_keep=1,
             ).logits[:, -1]  # (b, v)
             chosen = choose(logits, [streams[row] for row in rows], params.temperature)
-            for row, token in zip(rows, chosen.tolist(), strict=True):
+            tokens = chosen.tolist()
+            if step == 0:
+                # Reading the tokens waits for the device, so this is no queued kernel's time.
+                first = time.perf_counter()
+            for row, token in zip(rows, tokens, strict=True):
                 if row in alive:
                     outputs[row].append(token)
                     if token in self.end or self._stopped(outputs[row], params.stop):
+                        alive.discard(row)
+                    elif told and not told[row].grow(self._text(outputs[row])):
                         alive.discard(row)
             if not alive or step + 1 == params.max_tokens:
                 break
@@ -288,7 +334,10 @@ class LocalModel:
             ids = chosen.to(self.device)[:, None]
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
             positions = positions[:, -1:] + 1
-        return outputs
+        return outputs, first
+
+    def _text(self, tokens: list[int]) -> str:
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
 
     def _stopped(self, tokens: list[int], stop: tuple[str, ...]) -> bool:
         return bool(stop) and stop_at(self.tokenizer.decode(tokens), stop) is not None

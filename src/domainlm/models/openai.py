@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -25,6 +26,7 @@ from domainlm.errors import ConfigError, MissingExtraError, ModelError
 from domainlm.models.base import Array, report_call
 from domainlm.models.control import defuse_usual
 from domainlm.schema import Chat, Generation, Sampling, Usage
+from domainlm.tokens import estimate_tokens
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -37,7 +39,11 @@ _FATAL = (401, 403, 404)
 
 
 class _ChatError(Exception):
-    """One request failed for good; the others go on."""
+    """One request failed for good; the others go on. `status` is the server's; 0: it gave none."""
+
+    def __init__(self, said: str, status: int = 0) -> None:
+        super().__init__(said)
+        self.status = status
 
 
 class _Endpoint:
@@ -104,7 +110,7 @@ class _Endpoint:
                         f"check the model's name, api_base and the key in {self.key_env}"
                     ) from None
                 if last or not (status in _RETRIED or status >= 500):
-                    raise _ChatError(f"status {status}: {said}") from None
+                    raise _ChatError(f"status {status}: {said}", status) from None
                 wait = _retry_after(error.response.headers, wait)
             except self.api.APIError as error:  # a body that is not what the protocol says
                 raise _ChatError(self._clean(error)) from None
@@ -123,6 +129,50 @@ class _Endpoint:
         text = " ".join(str(error).split())[:200]
         # Servers quote the key they refuse; "none" is no secret and may be an ordinary word.
         return text if self._key == "none" else text.replace(self._key, "***")
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    """Text, why it ended, the server's count of tokens, and when its first piece came
+    (`time.perf_counter`; None if it came whole).
+    """
+
+    text: str
+    reason: str | None
+    used: Any
+    first: float | None = None
+
+
+_STREAM: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
+_NO_STREAM = (400, 405, 422, 501)
+"""What servers say that do not stream, or do not count tokens when they do."""
+
+
+def _whole(reply: Any) -> _Reply | None:
+    """A reply that came in one piece; None if it has no choices."""
+    choices = getattr(reply, "choices", None)
+    if not choices or getattr(choices[0], "message", None) is None:
+        return None
+    used = getattr(reply, "usage", None)
+    return _Reply(choices[0].message.content or "", choices[0].finish_reason, used)
+
+
+def _streamed(pieces: Any) -> _Reply | None:
+    """A reply read to its end; None if no piece has choices."""
+    parts: list[str] = []
+    reason, used, first, seen = None, None, None, False
+    with pieces:
+        for piece in pieces:
+            used = getattr(piece, "usage", None) or used
+            # The last piece carries the usage alone.
+            for choice in (getattr(piece, "choices", None) or ())[:1]:
+                seen = True
+                text = getattr(choice.delta, "content", None) or ""
+                if text and first is None:
+                    first = time.perf_counter()
+                parts.append(text)
+                reason = choice.finish_reason or reason
+    return _Reply("".join(parts), reason, used, first) if seen else None
 
 
 class OpenAIModel:
@@ -181,14 +231,15 @@ class OpenAIModel:
         for chat in chats:
             jobs.append((chat, params.seed + seen[chat]))  # repeats of a prompt must differ
             seen[chat] += 1
-        done = self._endpoint.map(lambda job: self._complete(job[0], job[1], params), jobs)
+        called = time.perf_counter()
+        done = self._endpoint.map(lambda job: self._complete(*job, params, called), jobs)
         # Reported here: worker threads do not see this thread's ledger.
         for item in done:
             used = item.usage
             report_call(self.name, "generate", used.tokens_in, used.tokens_out, item.latency_s)
         return done
 
-    def _complete(self, chat: Chat, seed: int, params: Sampling) -> Generation:
+    def _complete(self, chat: Chat, seed: int, params: Sampling, called: float) -> Generation:
         cap = "max_completion_tokens" if self._endpoint.hosted_openai else "max_tokens"
         options: dict[str, Any] = {cap: params.max_tokens, "temperature": params.temperature}
         if params.temperature > 0:
@@ -198,30 +249,35 @@ class OpenAIModel:
         # The server renders the template; many read control tokens in the content as real ones.
         messages = [{"role": m.role, "content": defuse_usual(m.content)} for m in chat]
         create = self._endpoint.client.chat.completions.create
+        ask = {"model": self.name, "messages": messages, **options}
         started = time.perf_counter()
         try:
             reply = self._endpoint.request(
-                lambda: create(model=self.name, messages=messages, **options)
+                lambda: (
+                    _streamed(create(**ask, **_STREAM)) if params.stream else _whole(create(**ask))
+                )
             )
         except _ChatError as error:
+            if params.stream and error.status in _NO_STREAM:
+                return self._complete(chat, seed, replace(params, stream=False), called)
             seconds = time.perf_counter() - started
             return Generation("", Usage(), seconds, self.name, "error", str(error))
         seconds = time.perf_counter() - started
-        choices = getattr(reply, "choices", None)
-        if not choices or getattr(choices[0], "message", None) is None:
+        if reply is None:
             return Generation("", Usage(), seconds, self.name, "error", "the reply has no choices")
-        text = choices[0].message.content or ""
-        reason = choices[0].finish_reason
-        used = getattr(reply, "usage", None)
         usage = Usage(
-            getattr(used, "prompt_tokens", None) or sum(estimate_tokens(m.content) for m in chat),
-            getattr(used, "completion_tokens", None) or estimate_tokens(text),
+            getattr(reply.used, "prompt_tokens", None)
+            or sum(estimate_tokens(m.content) for m in chat),
+            getattr(reply.used, "completion_tokens", None) or estimate_tokens(reply.text),
         )
-        if reason == "content_filter":
+        if reply.reason == "content_filter":
             refused = "the server's content filter stopped the answer"
             return Generation("", usage, seconds, self.name, "error", refused)
-        finish: Literal["stop", "length"] = "length" if reason == "length" else "stop"
-        return Generation(text.strip(), usage, seconds, self.name, finish)
+        finish: Literal["stop", "length"] = "length" if reply.reason == "length" else "stop"
+        first = None if reply.first is None else reply.first - called
+        return Generation(
+            reply.text.strip(), usage, seconds, self.name, finish, first_token_s=first
+        )
 
 
 class OpenAIEmbedder:
@@ -288,11 +344,6 @@ class OpenAIEmbedder:
             raise ModelError(f"{self.name} returned {len(rows)} vectors for {len(texts)} texts")
         tokens = getattr(getattr(reply, "usage", None), "prompt_tokens", None)
         return [row.embedding for row in rows], tokens or sum(map(estimate_tokens, texts))
-
-
-def estimate_tokens(text: str) -> int:
-    """Four UTF-8 bytes a token, at least one."""
-    return max(1, math.ceil(len(text.encode("utf-8", "surrogatepass")) / 4))
 
 
 def _retry_after(headers: Any, otherwise: float) -> float:

@@ -8,6 +8,7 @@ a record is declared once. Character spans are half-open offsets into `Document.
 from domainlm.schema.answers import (
     Answer,
     Citation,
+    Classified,
     Outcome,
     RagSpec,
     Score,
@@ -17,6 +18,7 @@ from domainlm.schema.answers import (
 )
 from domainlm.schema.corpus import (
     ABSTENTION,
+    FORM,
     TASKS,
     Anchor,
     Chunk,
@@ -25,6 +27,7 @@ from domainlm.schema.corpus import (
     Quarantined,
     Question,
     QuestionSet,
+    SetFormat,
     Split,
     Task,
 )
@@ -60,6 +63,7 @@ from domainlm.schema.models import (
     Sampling,
     TrainingPoint,
     TrainingRow,
+    TunedEmbedder,
     Usage,
 )
 from domainlm.schema.money import (
@@ -70,6 +74,7 @@ from domainlm.schema.money import (
     RoiCase,
     Setup,
     Swing,
+    UsedPrice,
 )
 from domainlm.schema.registry import (
     Champion,
@@ -89,6 +94,7 @@ from domainlm.schema.results import (
     Contrast,
     Control,
     DataCard,
+    Latency,
     Loss,
     Requirement,
     RunResult,
@@ -115,11 +121,13 @@ __all__ = [
     "Check",
     "Chunk",
     "Citation",
+    "Classified",
     "Contrast",
     "Control",
     "DataCard",
     "Decision",
     "Document",
+    "FORM",
     "FlipPoint",
     "Edit",
     "EventKind",
@@ -131,6 +139,7 @@ __all__ = [
     "GateResult",
     "Generation",
     "Interval",
+    "Latency",
     "Lessons",
     "Loss",
     "Judgement",
@@ -161,6 +170,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "Score",
     "SeedSpread",
+    "SetFormat",
     "Setup",
     "Shown",
     "Split",
@@ -178,8 +188,10 @@ __all__ = [
     "TraceStep",
     "TrainingPoint",
     "TrainingRow",
+    "TunedEmbedder",
     "Trial",
     "Usage",
+    "UsedPrice",
     "Verdict",
     "VerdictWord",
     "Waterfall",

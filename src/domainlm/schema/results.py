@@ -35,6 +35,29 @@ class ArmSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class Latency:
+    """Seconds that one arm's users wait, by percentile ("p50", "p95", "p99").
+
+    `rate` questions arrive a second, at random and whether or not the last one is answered; at 0
+    they are asked one at a time. Empty or None is what the arm's model does not tell.
+    """
+
+    arm: str
+    rate: float
+    n: int
+    end_to_end: dict[str, Interval]
+    first_token: dict[str, Interval]
+    per_token_s: Interval | None
+    """Median seconds between tokens after the first."""
+    served: float
+    """Questions answered a second."""
+    busy: float
+    """Share of the time in which the arm was answering."""
+    interleaved: bool = True
+    """Arms took turns in random order; else each was timed in one stretch."""
+
+
+@dataclass(frozen=True, slots=True)
 class Contrast:
     """Paired difference `a - b` (or a declared combination) of one metric on one slice."""
 
@@ -216,7 +239,7 @@ class RunResult:
     money: Money | None = None
     standings: tuple[Standing, ...] = ()
     """Arms against the acceptance criteria; empty where none were set."""
-    latencies: dict[str, tuple[float, ...]] = field(default_factory=dict)
-    """arm -> seconds of questions asked one at a time."""
     controls: tuple[Control, ...] = ()
     seeds: tuple[SeedSpread, ...] = ()
+    latency: tuple[Latency, ...] = ()
+    """One at a time, and at the load that was asked for; empty in results of earlier versions."""

@@ -1,0 +1,35 @@
+"""A section of the settings, and the section of the server, which needs nothing of the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """A group of settings: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServeConfig(Section):
+    """The server: where it listens, who may use it, and how much of it."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8642, ge=0, le=65535)
+    # None: beside the run's folder, as output/name.users.json.
+    users: Path | None = None
+    session_hours: float = Field(12.0, gt=0, le=24 * 365)
+    # Questions that are being answered or wait; the next one is told to come back later.
+    queue: int = Field(64, ge=1, le=10_000)
+    batch: int = Field(16, ge=1, le=1024)
+    # Models held in memory at once; the one that was used longest ago makes room.
+    models: int = Field(3, ge=1, le=64)
+    max_tokens: int = Field(512, ge=1, le=32_768)
+    answer_seconds: float = Field(120.0, gt=0, le=3600)
+    requests_per_minute: int = Field(600, ge=1)
+    max_body_kb: int = Field(1_024, ge=1)
+    max_upload_mb: int = Field(50, ge=1, le=10_000)
+    parse_seconds: int = Field(60, ge=1, le=3600)
+    parse_memory_mb: int = Field(2_048, ge=256)
