@@ -21,6 +21,8 @@ from domainlm.paired import TEST_SPLITS, Side, asked_of
 from domainlm.schema import ArmSummary, Question, RunResult, Score
 
 SIMILARITY = "semantic_similarity"
+GOLD_FREE = ("groundedness", "citation_precision", "citation_recall")
+"""What is said of an answer and its passages alone; it stays as the run measured it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,11 @@ def rescore(config: Config, result: RunResult, now: dt.datetime, *, count: bool 
     embedder: Embedder | None = None
     if any(SIMILARITY in s.metrics for s in result.scores):
         embedder = load_configured_embedder(config)
-    scores = tuple(score_answers(answers, questions, embedder))
+    old = {(s.arm, s.question_id): s.metrics for s in result.scores}
+    scores = tuple(
+        _with_gold_free(s, old.get((s.arm, s.question_id), {}))
+        for s in score_answers(answers, questions, embedder)
+    )
     moved = {(s.arm, s.question_id, s.outcome) for s in result.scores} != {
         (s.arm, s.question_id, s.outcome) for s in scores
     }
@@ -213,6 +219,11 @@ def against(external: External, test: Sequence[Question]) -> ExternalScores:
         tuple(summary.summarise(scores, answers, costs)),
         tuple(notes),
     )
+
+
+def _with_gold_free(score: Score, before: Mapping[str, float]) -> Score:
+    kept = {k: v for k, v in before.items() if k in GOLD_FREE and k not in score.metrics}
+    return dataclasses.replace(score, metrics=score.metrics | kept)
 
 
 def _regraded(
