@@ -252,12 +252,6 @@ class Bench:
         place = self._folder.path / adapter.path if adapter else self._adapter_path(own)
         return load_model(self._config, place)
 
-    def deployed(self) -> Retrieval:
-        """The pipeline as users meet it."""
-        retrieval = Retrieval(self._spec, self._resources)
-        retrieval.prepare(self.asked)
-        return retrieval
-
     def keep(self, arm: Arm, asked: Sequence[Question], key: str) -> list[Answer]:
         """Answers of an arm of one's own making, kept batch by batch under `key`."""
         log, done = self._answered(f"{arm.name}-{key}")

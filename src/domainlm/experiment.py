@@ -144,7 +144,7 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
         )
         touches = provenance.touch_test(config.output, ground.questions.test, score_key)
         checks = controls.stage(
-            config, folder, bench, ground.by_id, ground.questions.train, scores, answer_key
+            config, folder, bench, ground.by_id, ground.questions.train, answers, scores, answer_key
         )
         seeds = repeats.stage(
             config, folder, bench, written, adapters, scores, training_key, answer_key

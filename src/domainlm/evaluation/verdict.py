@@ -146,6 +146,33 @@ def decide(
     )
 
 
+def _unmet(
+    arms: dict[str, ArmSummary],
+    standings: Sequence[Standing],
+    contrasts: Sequence[Contrast],
+    stale: Sequence[str],
+) -> Verdict:
+    """Nothing ships, since no arm meets the requirements."""
+    near = acceptance.nearest(standings)
+    n = len(near.requirements)
+    what = "the requirement" if n == 1 else f"all {n} requirements"
+    return Verdict(
+        SHIP_NONE,
+        f"Ship none yet: no arm meets {what}; {near.arm} comes nearest, which "
+        f"{acceptance.told(near)}.",
+        (*map(acceptance.summary, standings), _standing(arms[near.arm])),
+        tuple(_caveats(arms[near.arm], arms, contrasts, stale)),
+    )
+
+
+def _unsure(ship: str, standings: Sequence[Standing]) -> list[str]:
+    """What is open about the requirements of the shipped arm."""
+    own = next((s for s in standings if s.arm == ship), None)
+    if own is None or own.state == "meets":
+        return []
+    return [f"No arm is shown to meet every requirement: {acceptance.summary(own)}"]
+
+
 def _withheld(arms: dict[str, ArmSummary], contrasts: Sequence[Contrast]) -> str:
     """Why nothing can be said, or ""."""
     unscored = [arm for arm, s in arms.items() if "primary" not in s.metrics]
@@ -178,7 +205,7 @@ def _by_money(
     stale: Sequence[str],
     standings: Sequence[Standing] = (),
 ) -> Verdict:
-    """The arm that nets the most of those that meet the required quality, or none; `chosen` are
+    """The arm that nets the most of those that meet the requirements, or none; `chosen` are
     those that quality would choose.
     """
     net = {a.arm: a.npv_usd for a in money.arms if a.npv_usd is not None}
@@ -426,29 +453,3 @@ def _share(s: ArmSummary, outcome: str) -> float:
 
 def _rank(arm: str) -> tuple[int, str]:
     return (SIMPLICITY.index(arm) if arm in SIMPLICITY else len(SIMPLICITY), arm)
-
-
-def _unmet(
-    arms: dict[str, ArmSummary],
-    standings: Sequence[Standing],
-    contrasts: Sequence[Contrast],
-    stale: Sequence[str],
-) -> Verdict:
-    """Nothing ships, since no arm meets the requirements."""
-    near = acceptance.nearest(standings)
-    n = len(near.requirements)
-    what = "the requirement" if n == 1 else f"all {n} requirements"
-    return Verdict(
-        SHIP_NONE,
-        f"Ship none yet: no arm meets {what}; the nearest one, {acceptance.summary(near)}",
-        (*map(acceptance.summary, standings), _standing(arms[near.arm])),
-        tuple(_caveats(arms[near.arm], arms, contrasts, stale)),
-    )
-
-
-def _unsure(ship: str, standings: Sequence[Standing]) -> list[str]:
-    """What is open about the requirements of the shipped arm."""
-    own = next((s for s in standings if s.arm == ship), None)
-    if own is None or own.state == "meets":
-        return []
-    return [f"No arm is shown to meet every requirement: {acceptance.summary(own)}"]
