@@ -43,7 +43,7 @@ from domainlm.corpus.sets import read_asked, read_documents
 from domainlm.corpus.splits import split_questions
 from domainlm.errors import ConfigError, DataError
 from domainlm.evaluation import summary
-from domainlm.evaluation.tasks import score_answers
+from domainlm.evaluation.groundedness import head_digest, score_grounded
 from domainlm.feedback import asked
 from domainlm.models.base import Embedder
 from domainlm.rag.graph import merges_of
@@ -130,9 +130,10 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
         )
         scores: tuple[Score, ...] = folder.stage(
             "scores",
-            score_key,
+            # A scorer trained anew scores anew, but is no new look at the test questions.
+            digest(score_key, head_digest()),
             tuple[Score, ...],
-            lambda: tuple(score_answers(answers, bench.asked, ground.scorer)),
+            lambda: tuple(score_grounded(answers, bench.asked, ground.scorer)),
         )
         waterfalls: tuple[Waterfall, ...] = folder.stage(
             "diagnose",
@@ -180,7 +181,8 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
             config=config.model_dump(mode="json"),
             provenance=provenance.collect(
                 config, ground.embedder.name, ground.corpus_key, ground.split_key, prices, adapters
-            ),
+            )
+            | {"groundedness": head_digest()},
             data=card(ground, written, bench),
             trials=ground.trials,
             rag=ground.trials[0].spec,

@@ -34,6 +34,9 @@ METRIC_NAMES = {
     "evidence_recall": "Evidence recall",
     "evidence_mrr": "Evidence MRR",
     "evidence_ndcg@10": "Evidence nDCG@10",
+    "groundedness": "Grounded",
+    "citation_recall": "Citation recall",
+    "citation_precision": "Citation precision",
     "rouge_l_recall": "ROUGE-L recall",
     "latency_s": "Latency (s)",
 }

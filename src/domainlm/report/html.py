@@ -43,6 +43,9 @@ RETRIEVAL_METRICS = (
     "evidence_recall",
     "evidence_mrr",
     "evidence_ndcg@10",
+    "groundedness",
+    "citation_precision",
+    "citation_recall",
 )
 COLUMNS = (
     (
@@ -62,6 +65,13 @@ COLUMNS = (
     ("Token F1", "0 to 1", "Overlap of words with the best reference."),
     ("ROUGE-L F", "0 to 1", "Longest common subsequence with the best reference."),
     ("Similarity", "0 to 1", "Cosine between the embeddings of answer and best reference."),
+    (
+        "Grounded",
+        "0 to 1",
+        "Expected share of the answers' claims that the passages shown support, by the shipped "
+        "scorer; citation precision is the same for the sentences that cite, read against their "
+        "citation alone, and citation recall for all sentences.",
+    ),
     ("p50", "seconds", "Half of the answers took at most this long, retrieval included."),
     ("p95", "seconds", "19 in 20 answers took at most this long."),
     ("Tokens in", "per answer", "Mean tokens that the model read."),

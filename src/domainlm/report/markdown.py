@@ -76,6 +76,9 @@ def _arms(result: RunResult) -> str:
         "Token F1",
         "ROUGE-L F",
         "Similarity",
+        "Grounded",
+        "Citation precision",
+        "Citation recall",
         "p50",
         "p95",
         "Tokens in",
@@ -87,7 +90,10 @@ def _arms(result: RunResult) -> str:
     rows = []
     for arm, s in fmt.overall(result).items():
         name = _safe(arm)
-        quality = ("exact_match", "token_f1", "rouge_l_f", "semantic_similarity")
+        quality = (
+            *("exact_match", "token_f1", "rouge_l_f", "semantic_similarity"),
+            *("groundedness", "citation_precision", "citation_recall"),
+        )
         primary = s.metrics.get("primary")
         rows.append(
             [
