@@ -35,6 +35,8 @@ METRIC_NAMES = {
     "evidence_mrr": "Evidence MRR",
     "evidence_ndcg@10": "Evidence nDCG@10",
     "rouge_l_recall": "ROUGE-L recall",
+    "macro_f1": "Macro-F1",
+    "abstention_f1": "Abstention F1",
     "latency_s": "Latency (s)",
 }
 SPLIT_NAMES = {

@@ -5,6 +5,7 @@ data would still not fit, the longest prompts and passages are cut first; what w
 said, and `result.json` keeps everything.
 """
 
+import functools
 import json
 import math
 import re
@@ -23,6 +24,7 @@ MAX_QUESTIONS = 2_000
 _EDGE = 24
 """Shared characters from which a piece of evidence at a passage's edge counts, by exact match."""
 _SPACE = re.compile(r"\s+")
+_UNEVEN = re.compile(r"\s\s|[^\S ]")
 
 
 def embed(result: RunResult, arms: Mapping[str, int], budget: int) -> tuple[str, list[str]]:
@@ -89,8 +91,11 @@ def evidence_ranges(text: str, evidence: Sequence[str]) -> list[list[int]]:
     return merged
 
 
+@functools.lru_cache(maxsize=64)  # arms share their passages
 def _squeezed(text: str) -> tuple[str, list[int]]:
     """The text with runs of blanks as one space, and each character's place in the original."""
+    if not _UNEVEN.search(text):
+        return text, list(range(len(text)))
     chars: list[str] = []
     origin: list[int] = []
     for i, char in enumerate(text):
