@@ -12,7 +12,7 @@ with TP_c, P_c and G_c the right, predicted and gold answers of class c, and low
 question i. Single values may lie outside [0, 1].
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,6 +21,7 @@ from domainlm.schema import Score
 
 MACRO_F1 = "macro_f1"
 ABSTENTION_F1 = "abstention_f1"
+ABOVE_MAJORITY = "above_majority"
 
 
 def primary(scores: Sequence[Score]) -> list[float]:
@@ -55,6 +56,21 @@ def abstention(scores: Sequence[Score]) -> list[float]:
         ]
     )
     return _linearised(gold, said).tolist()  # type: ignore[no-any-return]
+
+
+def above_majority(scores: Sequence[Score]) -> tuple[list[float], list[str]]:
+    """By how much closed-form answers are right more often than the class that is right most often,
+    given every time: one value and one cluster per answer that has a class.
+    """
+    counts = Counter((s.classified.family, s.classified.right) for s in scores if s.classified)
+    most = {family: right for (family, right), _ in reversed(counts.most_common())}
+    values, clusters = [], []
+    for score in scores:
+        if found := score.classified:
+            right = score.outcome == "correct"
+            values.append(float(right) - float(found.right == most[found.family]))
+            clusters.append(score.cluster)
+    return values, clusters
 
 
 def _macro_f1(scores: Sequence[Score]) -> list[float]:

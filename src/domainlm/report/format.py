@@ -37,6 +37,7 @@ METRIC_NAMES = {
     "rouge_l_recall": "ROUGE-L recall",
     "macro_f1": "Macro-F1",
     "abstention_f1": "Abstention F1",
+    "above_majority": "Above the most common class",
     "latency_s": "Latency (s)",
 }
 SPLIT_NAMES = {
