@@ -94,6 +94,8 @@ def test_questions_with_choices_of_their_own_keep_their_accuracy():
     answers = [answer(q.id, f"b{q.id}" if int(q.id) < 2 else f"a{q.id}") for q in questions]
     scores = tasks.score_answers(answers, questions)
     assert fscores.primary(scores) == [1, 1, 0, 0, 0, 0]
+    # None of them has a usual answer.
+    assert fscores.above_majority(scores) == ([], [])
 
 
 def test_silence_on_answerable_questions_costs_abstention_f1():

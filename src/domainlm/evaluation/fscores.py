@@ -22,6 +22,8 @@ from domainlm.schema import Score
 MACRO_F1 = "macro_f1"
 ABSTENTION_F1 = "abstention_f1"
 ABOVE_MAJORITY = "above_majority"
+USUAL = 10
+"""Questions that share their choices from which there is a usual answer."""
 
 
 def primary(scores: Sequence[Score]) -> list[float]:
@@ -60,15 +62,19 @@ def abstention(scores: Sequence[Score]) -> list[float]:
 
 def above_majority(scores: Sequence[Score]) -> tuple[list[float], list[str]]:
     """By how much closed-form answers are right more often than the class that is right most often,
-    given every time: one value and one cluster per answer that has a class.
+    given every time: one value and one cluster per answer, where `USUAL` questions share choices.
     """
-    counts = Counter((s.classified.family, s.classified.right) for s in scores if s.classified)
-    most = {family: right for (family, right), _ in reversed(counts.most_common())}
+    families: dict[str, Counter[str]] = defaultdict(Counter)
+    for score in scores:
+        if score.classified:
+            families[score.classified.family][score.classified.right] += 1
+    usual = {f: c.most_common(1)[0][0] for f, c in families.items() if c.total() >= USUAL}
     values, clusters = [], []
     for score in scores:
-        if found := score.classified:
+        found = score.classified
+        if found and found.family in usual:
             right = score.outcome == "correct"
-            values.append(float(right) - float(found.right == most[found.family]))
+            values.append(float(right) - float(found.right == usual[found.family]))
             clusters.append(score.cluster)
     return values, clusters
 

@@ -94,7 +94,7 @@ def _f_scores(every: Sequence[Score], task: str) -> dict[str, Interval]:
         values, clusters = fscores.above_majority(part)
         if values:
             found[fscores.ABOVE_MAJORITY] = stats.cluster_interval(values, clusters)
-        if values and task == "closed_form":
+        if task == "closed_form" and any(s.classified for s in part):
             found[fscores.MACRO_F1] = found["primary"]
     if whole:
         f1 = stats.cluster_interval(fscores.abstention(scored), [s.cluster for s in scored])
