@@ -88,15 +88,15 @@ class RagConfig(Section):
 
 
 class SynthesisConfig(Section):
-    """Question writing: by the model as it is about passages, and by a writer that is tuned on the
-    train questions first about facts.
+    """Question writing: by the model as it is about passages; and about facts, by asking train
+    questions again of other documents, by gaps, and by a writer tuned on the train questions.
     """
 
     passages: int = Field(0, ge=0)
     questions_per_passage: int = Field(2, ge=1, le=8)
     min_groundedness: float = Field(0.8, ge=0, le=1)
     facts: int = Field(0, ge=0)
-    questions_per_fact: int = Field(2, ge=1, le=8)
+    questions_per_fact: int = Field(0, ge=0, le=8)
 
 
 class PreferenceConfig(Section):

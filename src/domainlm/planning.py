@@ -93,15 +93,14 @@ def plan(config: Config) -> list[Step]:
         steps.append(step("synthesis", f"{calls} drafts", tokens, tokens / PREFILL + calls * 0.07))
     people = round(len(questions) * (1 - held_out - split.dev))
     pool = people + training.synthesis.passages
-    if trained and training.synthesis.facts:
+    calls = training.synthesis.facts * training.synthesis.questions_per_fact
+    if trained and calls:
         # The writer learns from the train questions, and reads a sentence for each of its own.
         learned = people * EPOCHS * (_QUESTION_TOKENS + 60)
-        calls = training.synthesis.facts * training.synthesis.questions_per_fact
-        tokens = learned + calls * 80
-        seconds = learned / _TRAIN + calls * 80 / PREFILL + calls * 0.02
-        steps.append(step("write about facts", f"{calls} questions", tokens, seconds))
-        # Each fact is a sentence with a gap besides.
-        pool += calls + training.synthesis.facts
+        seconds = learned / _TRAIN + calls * (80 / PREFILL + 0.02)
+        steps.append(step("write about facts", f"{calls} drafts", learned + calls * 80, seconds))
+    # A fact is a sentence with a gap, and about as often a train question asked again.
+    pool += calls + 2 * training.synthesis.facts
     if trained and training.cpt_tokens:
         read = min(training.cpt_tokens, corpus)
         steps.append(step("read documents", f"{read:.0f} tokens", read, read / _TRAIN))
