@@ -16,9 +16,11 @@ from domainlm.training.facts import GAP, answer_spans, examples_of, facts_of, ga
 from domainlm.training.transfer import compare, marks_of, most_asked, renamed, transfer
 from domainlm.training.writer import write_about, writer_rows
 
+COMMON = "Visits take place every 6 weeks in summer. A late payment costs 4 percent a year."
 TEXT = (
     "Agreement AG-12 of 2 January 2020 on Alder Mill\n\n"
     "The notice period is 45 days, and the agreement is signed by Orla Fenwick, no less.\n"
+    f"{COMMON}\n"
     "The mill is called Alder Mill. The owner pays EUR 1,250.50 per year until 3 May 2031.\n"
     "The cause was a blocked "
     "grease line. Bolts are tightened with 80 Nm from 10:00 to 14:30."
@@ -93,7 +95,7 @@ def test_what_resembles_asked_facts_comes_first() -> None:
 BIRCH = (
     "Agreement AG-77 of 9 May 2021 on Birch Weir\n\n"
     "Birch Weir stands on the river. The notice period of Birch Weir is 90 days, says the owner. "
-    "Visitors to Birch Weir may stay for 20 minutes."
+    f"Visitors to Birch Weir may stay for 20 minutes.\n{COMMON}"
 )
 
 
@@ -108,8 +110,16 @@ def test_a_train_question_is_asked_of_another_document() -> None:
 
 
 def test_what_no_sentence_answers_is_not_asked() -> None:
-    other = document("b", "Birch Weir feeds 20 swans.", "Agreement AG-77 on Birch Weir")
+    swans = f"Birch Weir feeds 20 swans.\n{COMMON}"
+    other = document("b", swans, "Agreement AG-77 on Birch Weir")
     assert transfer(compared([document(), other], [asked()])) == []
+
+
+def test_only_documents_of_one_kind_are_asked() -> None:
+    letter = BIRCH.replace(COMMON, "Yours faithfully, the clerk of 3 parishes.")
+    documents = [document(), document("b", letter, "Letter on Birch Weir")]
+    assert transfer(compared(documents, [asked()])) == []
+    assert set(compared(documents, []).kinds.values()) == {"a", "b"}
 
 
 def test_a_question_without_a_name_or_for_a_document_without_one_is_not_asked() -> None:

@@ -3,11 +3,13 @@
 Domains hold many documents that say the same kind of thing: each contract its notice period, each
 manual its torque. A train question about one of them, with the other's name, number and date in
 place of its own, asks another one as people do; the sentence most like the evidence, and in it the
-words of the same kind, answer. No model writes anything, and answers are cut from the document.
+words of the same kind, answer. Documents are of one kind where they have sentences in common but
+for names and answers. No model writes anything, and answers are cut from the document.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,8 +22,12 @@ from domainlm.models.base import Array, Embedder
 from domainlm.schema import Document, Question
 from domainlm.training.facts import Fact, question_about, subject_of
 
-ALIKE = 0.6
+ALIKE = 0.55
 """Least cosine of two sentences without their answers that state the same kind of fact."""
+_SHARED = 2
+"""Sentences in common from which two documents are of one kind."""
+_MOST_PAIRED = 50
+"""A sentence that more documents share is no longer paired off: chains of others join them."""
 _CODE = re.compile(r"\b([A-Z]{1,4})-\d[\w-]*")
 
 
@@ -86,13 +92,15 @@ def renamed(text: str, own: Marks, other: Marks) -> str:
 @dataclass(frozen=True, slots=True)
 class Compared:
     """Facts of documents and facts behind train questions, with the cosines of their sentences
-    `(facts, examples)`; -1 where the answers are of different kinds.
+    `(facts, examples)`; -1 where the answers are of different kinds. `kinds` names the group of
+    each document.
     """
 
     facts: tuple[Fact, ...]
     examples: tuple[tuple[Question, Fact], ...]
     alike: Array
     marks: Mapping[str, Marks]
+    kinds: Mapping[str, str]
 
 
 def compare(
@@ -111,16 +119,46 @@ def compare(
         text, name = fact.shown("[", fact.kind, "]"), marks[fact.doc_id].name
         return re.sub(re.escape(name), "it", text, flags=re.IGNORECASE) if name else text
 
-    stated = embedder.embed([masked(f) for f in facts], "passage")
+    texts = [masked(f) for f in facts]
+    stated = embedder.embed(texts, "passage")
     known = embedder.embed([masked(f) for f in behind], "passage")
     same = np.array([[f.kind == b.kind for b in behind] for f in facts], dtype=bool)
     alike = np.where(same.reshape(len(facts), len(behind)), stated @ known.T, -1.0)
-    return Compared(tuple(facts), tuple(examples), alike.round(6), marks)
+    kinds = kinds_of([f.doc_id for f in facts], texts)
+    return Compared(tuple(facts), tuple(examples), alike.round(6), marks, kinds)
+
+
+def kinds_of(doc_ids: Sequence[str], sentences: Sequence[str]) -> dict[str, str]:
+    """Each document's kind: the smallest id among those that share `_SHARED` sentences with it,
+    directly or through others.
+
+    Args:
+        doc_ids: the document of each sentence.
+        sentences: without names and answers.
+    """
+    said: dict[str, set[str]] = {}
+    for doc_id, sentence in zip(doc_ids, sentences, strict=True):
+        said.setdefault(sentence, set()).add(doc_id)
+    shared: Counter[tuple[str, str]] = Counter()
+    for group in said.values():
+        shared.update(itertools.combinations(sorted(group)[:_MOST_PAIRED], 2))
+    kinds = {doc_id: doc_id for doc_id in doc_ids}
+
+    def root(doc_id: str) -> str:
+        while kinds[doc_id] != doc_id:
+            doc_id = kinds[doc_id]
+        return doc_id
+
+    for (a, b), count in shared.items():
+        if count >= _SHARED:
+            low, high = sorted((root(a), root(b)))
+            kinds[high] = low
+    return {doc_id: root(doc_id) for doc_id in kinds}
 
 
 def transfer(compared: Compared) -> list[Transferred]:
-    """Every example asked of every other document, where one of its facts answers: one entry per
-    question, with the fact most like the one behind its source.
+    """Every example asked of the other documents of its kind, where one of their facts answers: one
+    entry per question, with the fact most like the one behind its source.
     """
     places: dict[str, list[int]] = {}
     for n, fact in enumerate(compared.facts):
@@ -130,7 +168,8 @@ def transfer(compared: Compared) -> list[Transferred]:
         for doc_id, rows in places.items():
             at = max(rows, key=lambda n: (compared.alike[n, column], -n))
             alike = float(compared.alike[at, column])
-            if doc_id == behind.doc_id or alike < ALIKE:
+            other_kind = compared.kinds[doc_id] != compared.kinds.get(behind.doc_id)
+            if doc_id == behind.doc_id or other_kind or alike < ALIKE:
                 continue
             text = renamed(question.text, compared.marks[behind.doc_id], compared.marks[doc_id])
             if text and (text not in best or best[text].alike < alike):
