@@ -111,8 +111,11 @@ class PreferenceConfig(Section):
 
 
 class RewardConfig(Section):
-    """GRPO: answers drawn per question, and how much each verifiable reward counts."""
+    """GRPO after supervised tuning, on so many train `questions`: answers drawn for each, and how
+    much each verifiable reward counts.
+    """
 
+    questions: int = Field(0, ge=0)
     generations: int = Field(8, ge=2, le=64)
     max_tokens: int = Field(64, ge=1, le=1024)
     temperature: float = Field(1.0, gt=0, le=2)

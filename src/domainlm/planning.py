@@ -115,6 +115,14 @@ def plan(config: Config) -> list[Step]:
         rows = shown * training.raft_epochs * mixed + raced
         tokens = round(rows) * (context + _QUESTION_TOKENS + _ANSWER_TOKENS)
         steps.append(step("train raft", f"{rows:.0f} rows", tokens, tokens / _TRAIN))
+    reward = training.reward
+    for adapter in sorted({"tuned" if a.startswith("tuned") else a for a in trained}):
+        rows = min(reward.questions, people) * reward.epochs * reward.generations
+        if rows:
+            tokens = round(rows * ((context if adapter == "raft" else 60) + reward.max_tokens))
+            seconds = tokens / _TRAIN + rows * reward.max_tokens / DECODE
+            what = f"{rows:.0f} answers drawn"
+            steps.append(step(f"reward {adapter}", what, tokens, seconds))
     for arm in config.arms:
         if arm in ("base", "tuned"):
             one, said = float(_QUESTION_TOKENS + 20), _ANSWER_TOKENS
