@@ -74,6 +74,13 @@ def plan(config: Config) -> list[Step]:
             corpus / EMBED,
         )
     ]
+    people = round(len(questions) * (1 - held_out - split.dev))
+    taught = training.retriever
+    if taught.epochs:
+        # Backward passes cost twice a forward one, and every chunk is embedded anew.
+        seen = people * taught.epochs * (2 + taught.negatives) * taught.max_tokens
+        seconds = (3 * seen + corpus) / EMBED
+        steps.append(step("tune retriever", f"{people} questions", seen + corpus, seconds))
     labelled = any(q.evidence for q in questions)
     chunks = max(len(documents), round(corpus / config.chunking.tokens))
     for stage in config.rag.retrieve:
@@ -91,7 +98,6 @@ def plan(config: Config) -> list[Step]:
         calls = training.synthesis.passages * training.synthesis.questions_per_passage
         tokens = calls * 400
         steps.append(step("synthesis", f"{calls} drafts", tokens, tokens / PREFILL + calls * 0.07))
-    people = round(len(questions) * (1 - held_out - split.dev))
     pool = people + training.synthesis.passages
     calls = training.synthesis.facts * training.synthesis.questions_per_fact
     if trained and calls:
