@@ -84,15 +84,15 @@ class RagConfig(Section):
 
 
 class SynthesisConfig(Section):
-    """Question writing: by the model as it is about passages, and by a writer that is tuned on the
-    train questions first about facts.
+    """Question writing: by the model as it is about passages; and about facts, by asking train
+    questions again of other documents, by gaps, and by a writer tuned on the train questions.
     """
 
     passages: int = Field(0, ge=0)
     questions_per_passage: int = Field(2, ge=1, le=8)
     min_groundedness: float = Field(0.8, ge=0, le=1)
     facts: int = Field(0, ge=0)
-    questions_per_fact: int = Field(2, ge=1, le=8)
+    questions_per_fact: int = Field(0, ge=0, le=8)
 
 
 class PreferenceConfig(Section):
@@ -107,8 +107,11 @@ class PreferenceConfig(Section):
 
 
 class RewardConfig(Section):
-    """GRPO: answers drawn per question, and how much each verifiable reward counts."""
+    """GRPO after supervised tuning, on so many train `questions`: answers drawn for each, and how
+    much each verifiable reward counts.
+    """
 
+    questions: int = Field(0, ge=0)
     generations: int = Field(8, ge=2, le=64)
     max_tokens: int = Field(64, ge=1, le=1024)
     temperature: float = Field(1.0, gt=0, le=2)

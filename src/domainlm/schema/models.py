@@ -106,7 +106,8 @@ class TrainingRow:
 class RewardRow:
     """One question for GRPO: what a right answer is and what the prompt shows.
 
-    `answerable` is False where the right answer is the abstention.
+    `answerable` is False where the right answer is the abstention; `doc_ids` and `events` as in
+    training rows.
     """
 
     prompt: Chat
@@ -114,6 +115,8 @@ class RewardRow:
     question_id: str
     passages: tuple[Passage, ...] = ()
     answerable: bool = True
+    doc_ids: tuple[str, ...] = ()
+    events: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
