@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from domainlm.report import format as fmt
 from domainlm.report import money
+from domainlm.report.facts import WAIT_HEAD, Waits, waits
 from domainlm.schema import TASKS, Contrast, RunResult
 
 _LISTED = 10
@@ -18,6 +19,7 @@ def to_markdown(result: RunResult) -> str:
         _bullets(result.verdict.reasons),
         _section("Caveats", _bullets(result.verdict.caveats)),
         _section("Arms (all tasks, both test sets)", _arms(result)),
+        *(_section(f"Waiting times: {w.title.lower()}", _waits(w)) for w in waits(result)),
         *(
             _section(f"Contrasts: {title}", _contrasts(found))
             for title, found in fmt.contrast_groups(result)
@@ -100,6 +102,16 @@ def _arms(result: RunResult) -> str:
             ]
         )
     return _table(head, rows)
+
+
+def _waits(found: Waits) -> str:
+    head = ["Arm", *WAIT_HEAD]
+    head += ["Busy"] * (len(found.rows[0][1]) - len(WAIT_HEAD))
+    rows = [
+        [_safe(arm), *(f"{value} ({span})" if span else value for value, span in cells)]
+        for arm, cells in found.rows
+    ]
+    return f"{found.note}\n\n{_table(head, rows)}"
 
 
 def _contrasts(found: Sequence[Contrast]) -> str:

@@ -144,7 +144,7 @@ def _curves(money: Money, slots: Mapping[str, int]) -> Markup:
 def _tornado(money: Money) -> Markup:
     """Bars from the net value at an input's low end to that at its high end, widest first."""
     bars = money.tornado[:10]
-    width, step, left = 480.0, 30.0, 190.0
+    width, step, left = 480.0, 30.0, 216.0
     height = step * len(bars) + 58
     amounts = [v for w in bars for v in (w.npv_low_usd, w.npv_high_usd)]
     pad = 0.04 * (max(amounts) - min(amounts)) or 1.0
