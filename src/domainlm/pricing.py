@@ -390,8 +390,9 @@ def _book(
     """The prices that play a part, with date and source."""
     used = _used(config, priced)
     old = cost.stale_prices(prices, today, used=used, days=config.cost.stale_days)
-    parts = [(n, n, p.usd, p) for n, p in {**prices.items, **prices.gpu_hours}.items()]
-    dated: list[tuple[str, str, float, Price | ModelPrice]] = [*parts]
+    dated: list[tuple[str, str, float, Price | ModelPrice]] = []
+    for name, price in {**prices.items, **prices.gpu_hours}.items():
+        dated.append((name, name, price.usd, price))
     for name, model in prices.models.items():
         dated.append((name, f"{name} input", model.input, model))
         dated.append((name, f"{name} output", model.output, model))

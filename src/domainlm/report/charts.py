@@ -291,10 +291,9 @@ def scatter(items: Sequence[CostPoint]) -> Markup:
 def _region(p: CostPoint, x: Axis, y: Axis) -> Markup:
     """Where an arm may lie: the intervals of quality and cost as half-axes of an ellipse."""
     q = p.quality
-    ends = (p.low_cost, p.high_cost, q.low, q.high)
-    if any(end is None for end in ends):
+    if p.low_cost is None or p.high_cost is None or q.low is None or q.high is None:
         return Markup("")
-    left, right, bottom, top = x(ends[0] or 0), x(ends[1] or 0), y(ends[2] or 0), y(ends[3] or 0)
+    left, right, bottom, top = x(p.low_cost), x(p.high_cost), y(q.low), y(q.high)
     at, level = x(p.cost), y(q.value)
     path = f"M{left:.1f},{level:.1f}"
     for to_x, to_y, rx, ry in (
