@@ -1,6 +1,7 @@
 """The report's first screen, its trust ledger and its waiting times say what the run found."""
 
 import datetime as dt
+import re
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from domainlm import pricing
 from domainlm.config import Config
 from domainlm.evaluation.latency import Timing, profile
 from domainlm.report import to_html, to_markdown
+from domainlm.report.charts import end_labels
 from domainlm.report.facts import facts, turns, waits
 from domainlm.report.trust import ledger
 from domainlm.schema import Verdict
@@ -171,3 +173,11 @@ def test_a_hosted_models_prices_are_two(run) -> None:
     both = {p.name: p.usd for p in found if p.name.startswith("gpt-4o-mini")}
     assert set(both) == {"gpt-4o-mini input", "gpt-4o-mini output"}
     assert both["gpt-4o-mini output"] > both["gpt-4o-mini input"] > 0
+
+
+def test_names_at_the_ends_of_lines_stay_apart_and_above_the_axis() -> None:
+    ends = [(280.0 + n, f"arm {n}", n) for n in range(5)] + [(40.0, "top", 5)]
+    parts = end_labels(ends, 300.0, 288.0)
+    heights = [float(re.search(r' y="([\d.]+)"', p).group(1)) for p in parts[1::2]]
+    assert heights == sorted(heights) and heights[0] == 44.0 and heights[-1] <= 292.0
+    assert min(b - a for a, b in zip(heights, heights[1:], strict=False)) >= 16

@@ -158,9 +158,12 @@
       );
       ends.push([y(l.values[now.months]), l.arm.name, slot]);
     }
-    let at = 0;
-    for (const [to, words, slot] of ends.sort((a, b) => a[0] - b[0])) {
-      at = Math.max(to, at + 16);
+    ends.sort((a, b) => a[0] - b[0]);
+    const places = [];
+    ends.forEach(([to], n) => places.push(n ? Math.max(to, places[n - 1] + 16) : to));
+    for (const [n, [to, words, slot]] of ends.entries()) {
+      // One below the other, and none below the axis while they fit.
+      const at = Math.min(places[n], height - 62 - 16 * (ends.length - 1 - n));
       parts.push(line(right, to, right + 6, at, "leader arm-" + slot));
       parts.push(text(right + 9, at + 4, words, "label arm-" + slot));
     }
