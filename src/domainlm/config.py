@@ -19,19 +19,10 @@ from domainlm.acceptance import AcceptanceConfig
 from domainlm.budgets import BUDGETS, Budget
 from domainlm.errors import ConfigError
 from domainlm.schema import RagSpec, SetFormat, StageSpec
-from domainlm.sections import ImproveConfig, Section, ServeConfig
+from domainlm.sections import DecodingConfig, ImproveConfig, Section, ServeConfig, SplitConfig
 
 ArmName = Literal["base", "rag", "tuned", "tuned+rag", "raft"]
 ARMS: tuple[ArmName, ...] = ("base", "rag", "tuned", "tuned+rag", "raft")
-
-
-class SplitConfig(Section):
-    """Shares of documents (dev, test_new) and of questions about known ones (test_known)."""
-
-    seed: int = 0
-    dev: float = Field(0.15, ge=0, lt=1)
-    test_new: float = Field(0.2, ge=0, lt=1)
-    test_known: float = Field(0.2, ge=0, lt=1)
 
 
 class ChunkingConfig(Section):
@@ -186,17 +177,6 @@ class TrainingConfig(Section):
     def rate(self) -> float:
         """The learning rate in force."""
         return self.learning_rate or _RATES[self.method]
-
-
-class DecodingConfig(Section):
-    """Identical for all arms: greedy unless told otherwise. With `keep`, answers that are probably
-    to questions without an answer are withheld, as long as that share of the others stays answered.
-    """
-
-    max_tokens: int = Field(96, ge=1, le=4096)
-    temperature: float = Field(0.0, ge=0, le=2)
-    seed: int = 0
-    keep: float | None = Field(None, gt=0, le=1)
 
 
 class EvaluationConfig(Section):

@@ -1,4 +1,4 @@
-"""A section of the settings, and those of the gate and of the server."""
+"""Sections of the settings that need nothing of the others."""
 
 from __future__ import annotations
 
@@ -29,6 +29,26 @@ class ImproveConfig(Section):
     replay: float = Field(0.08, ge=0, le=0.5)
     min_pairs: int = Field(8, ge=1)
     min_thumbs: int = Field(4, ge=1)
+
+
+class SplitConfig(Section):
+    """Shares of documents (dev, test_new) and of questions about known ones (test_known)."""
+
+    seed: int = 0
+    dev: float = Field(0.15, ge=0, lt=1)
+    test_new: float = Field(0.2, ge=0, lt=1)
+    test_known: float = Field(0.2, ge=0, lt=1)
+
+
+class DecodingConfig(Section):
+    """Identical for all arms: greedy unless told otherwise. With `keep`, answers that are probably
+    to questions without an answer are withheld, as long as that share of the others stays answered.
+    """
+
+    max_tokens: int = Field(96, ge=1, le=4096)
+    temperature: float = Field(0.0, ge=0, le=2)
+    seed: int = 0
+    keep: float | None = Field(None, gt=0, le=1)
 
 
 class ServeConfig(Section):
