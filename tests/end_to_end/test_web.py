@@ -176,7 +176,7 @@ def test_a_slider_changes_the_verdict(tab: Tab) -> None:
     field = tab.until("#months")
     field.clear()
     field.send_keys("999")
-    tab.until(lambda: "months" in tab.text("#headline") and "999" in tab.text("#headline"))
+    tab.until(lambda: "months" in tab.text("#headline") and "120" in tab.text("#headline"))
     assert tab.complaints() == []
 
 
@@ -193,13 +193,13 @@ def test_two_tabs_do_not_overwrite_each_other(tab: Tab, server: server_site.Runn
         field = tab.until("textarea[name=edit]")
         field.clear()
         field.send_keys(text)
-        tab.click("form.stack button")
+        tab.click(".judge form.stack button")
         tab.until(".judge .notice")
     warned = tab.text(".judge")
     assert "was corrected meanwhile" in warned and "pan Novák" in warned
     assert tab.until("textarea[name=edit]").get_attribute("value") == "Pan Novák, v osm."
     before = len(server.site.opinions.log)
-    tab.click("form.stack button")
+    tab.click(".judge form.stack button")
     tab.until(lambda: "Kept." in tab.text(".judge"))
     assert len(server.site.opinions.log) == before + 1
     last = server.site.opinions.log.current()[-1]
@@ -271,6 +271,7 @@ def test_pages_are_light_fit_a_phone_and_fetch_nothing_from_elsewhere(tab: Tab) 
 @pytest.mark.parametrize(("width", "theme"), [(1440, "light"), (390, "dark")])
 def test_accessible(tab: Tab, width: int, theme: str) -> None:
     script = browser.axe_script()
+    tab.driver.set_script_timeout(120)
     ask(tab)
     answered = tab.driver.current_url.removeprefix(tab.url)
     tab.resize(width, mobile=width < 500, theme=theme)
