@@ -237,17 +237,24 @@ def test_an_expired_session_keeps_what_was_typed(
         mine.go("/documents")
         assert not mine.driver.find_elements("css selector", "#upload, button.danger")
         mine.go("/ask")
-        mine.until("#question").send_keys("Where is the key?")
+        mine.until("#question").send_keys("Who keeps the key of the east gate?")
         for cookie in mine.driver.get_cookies():
             mine.driver.delete_cookie(cookie["name"])
         mine.press("\ue007")
         mine.until(lambda: "session has ended" in mine.text("#said"))
-        assert mine.until("#question").get_attribute("value") == "Where is the key?"
-        mine.go("/login?next=/ask")
+        assert mine.until("#question").get_attribute("value").startswith("Who keeps")
+        before = mine.driver.current_window_handle
+        mine.driver.switch_to.new_window("tab")
+        mine.go("/login?next=/feedback")
         mine.until("input[name=name]").send_keys("ann")
         mine.until("input[name=secret]").send_keys(secret)
         mine.click("form .primary")
-        assert mine.until("#question").get_attribute("value") == "Where is the key?"
+        assert "No feedback yet" in mine.text()
+        mine.driver.switch_to.window(before)
+        mine.js("window.dispatchEvent(new Event('focus'))")
+        mine.until(lambda: "signed in again" in mine.text("#said"))
+        mine.click("#send")
+        assert "Ann Lee keeps its key" in mine.text(".turn .prose")
 
 
 def test_pages_are_light_fit_a_phone_and_fetch_nothing_from_elsewhere(tab: Tab) -> None:
