@@ -26,15 +26,9 @@ from domainlm.models.adapted import (
 )
 from domainlm.models.attention import use_groups
 from domainlm.models.base import Listener, report_call
-from domainlm.models.decoding import (
-    Piecewise,
-    choose,
-    end_tokens,
-    render_prompt,
-    stop_at,
-    stream_seed,
-)
+from domainlm.models.decoding import choose, end_tokens, render_prompt, stream_seed
 from domainlm.models.embedded import MODEL_NAME, ensure_checkpoint, first_line, quiet_loading
+from domainlm.models.pieces import Piecewise, stop_at
 from domainlm.schema import Chat, Generation, Sampling, Usage
 
 _DROP_AT = 0.75

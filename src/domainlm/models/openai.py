@@ -22,8 +22,9 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from domainlm.errors import ConfigError, MissingExtraError, ModelError
-from domainlm.models.base import Array, report_call
+from domainlm.models.base import Array, Listener, report_call
 from domainlm.models.control import defuse_usual
+from domainlm.models.pieces import Piecewise
 from domainlm.schema import Chat, Generation, Sampling, Usage
 
 T = TypeVar("T")
@@ -172,23 +173,42 @@ class OpenAIModel:
             ModelError: the key is refused, there is no such model, or the host is unreachable.
             ConfigError: `max_tokens` is below 1.
         """
+        return self._generate(chats, params, [None] * len(chats))
+
+    def generate_streamed(
+        self, chats: Sequence[Chat], params: Sampling, listeners: Sequence[Listener]
+    ) -> list[Generation]:
+        """See `StreamingModel.generate_streamed`; listeners are told by other threads.
+
+        Raises:
+            ModelError: the key is refused, there is no such model, or the host is unreachable.
+            ConfigError: `max_tokens` is below 1.
+        """
+        return self._generate(chats, params, listeners)
+
+    def _generate(
+        self, chats: Sequence[Chat], params: Sampling, listeners: Sequence[Listener | None]
+    ) -> list[Generation]:
         if params.max_tokens < 1:
             raise ConfigError(f"max_tokens is {params.max_tokens}; it must be at least 1")
         if not chats:
             return []
         seen: Counter[Chat] = Counter()
         jobs = []
-        for chat in chats:
-            jobs.append((chat, params.seed + seen[chat]))  # repeats of a prompt must differ
+        for chat, listener in zip(chats, listeners, strict=True):
+            # Repeats of a prompt must differ.
+            jobs.append((chat, params.seed + seen[chat], listener))
             seen[chat] += 1
-        done = self._endpoint.map(lambda job: self._complete(job[0], job[1], params), jobs)
+        done = self._endpoint.map(lambda job: self._complete(*job, params), jobs)
         # Reported here: worker threads do not see this thread's ledger.
         for item in done:
             used = item.usage
             report_call(self.name, "generate", used.tokens_in, used.tokens_out, item.latency_s)
         return done
 
-    def _complete(self, chat: Chat, seed: int, params: Sampling) -> Generation:
+    def _complete(
+        self, chat: Chat, seed: int, listener: Listener | None, params: Sampling
+    ) -> Generation:
         cap = "max_completion_tokens" if self._endpoint.hosted_openai else "max_tokens"
         options: dict[str, Any] = {cap: params.max_tokens, "temperature": params.temperature}
         if params.temperature > 0:
@@ -198,21 +218,24 @@ class OpenAIModel:
         # The server renders the template; many read control tokens in the content as real ones.
         messages = [{"role": m.role, "content": defuse_usual(m.content)} for m in chat]
         create = self._endpoint.client.chat.completions.create
+        told = Piecewise(listener, params.stop) if listener else None
+        if told:
+            options |= {"stream": True, "stream_options": {"include_usage": True}}
+
+        def send() -> _Reply:
+            reply = create(model=self.name, messages=messages, **options)
+            return _gather(reply, told) if told else _whole(reply)
+
         started = time.perf_counter()
         try:
-            reply = self._endpoint.request(
-                lambda: create(model=self.name, messages=messages, **options)
-            )
+            reply = self._endpoint.request(send)
         except _ChatError as error:
             seconds = time.perf_counter() - started
             return Generation("", Usage(), seconds, self.name, "error", str(error))
         seconds = time.perf_counter() - started
-        choices = getattr(reply, "choices", None)
-        if not choices or getattr(choices[0], "message", None) is None:
+        if reply is None:
             return Generation("", Usage(), seconds, self.name, "error", "the reply has no choices")
-        text = choices[0].message.content or ""
-        reason = choices[0].finish_reason
-        used = getattr(reply, "usage", None)
+        text, reason, used = reply
         usage = Usage(
             getattr(used, "prompt_tokens", None) or sum(estimate_tokens(m.content) for m in chat),
             getattr(used, "completion_tokens", None) or estimate_tokens(text),
@@ -221,7 +244,35 @@ class OpenAIModel:
             refused = "the server's content filter stopped the answer"
             return Generation("", usage, seconds, self.name, "error", refused)
         finish: Literal["stop", "length"] = "length" if reason == "length" else "stop"
+        if told:
+            told.end(text.strip())
         return Generation(text.strip(), usage, seconds, self.name, finish)
+
+
+_Reply = tuple[str, str | None, Any] | None
+"""Text, the reason why it ended and the usage; None for a reply without choices."""
+
+
+def _whole(reply: Any) -> _Reply:
+    choices = getattr(reply, "choices", None)
+    if not choices or getattr(choices[0], "message", None) is None:
+        return None
+    return choices[0].message.content or "", choices[0].finish_reason, getattr(reply, "usage", None)
+
+
+def _gather(stream: Any, told: Piecewise) -> _Reply:
+    """The pieces of a stream as one reply; it is cut off when nobody listens any more."""
+    text, reason, used, any_choice = "", None, None, False
+    with stream:
+        for chunk in stream:
+            used = getattr(chunk, "usage", None) or used
+            for choice in chunk.choices[:1]:
+                any_choice = True
+                text += choice.delta.content or ""
+                reason = choice.finish_reason or reason
+                if not told.grow(text):
+                    return text, reason, used
+    return (text, reason, used) if any_choice else None
 
 
 class OpenAIEmbedder:

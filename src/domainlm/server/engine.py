@@ -96,7 +96,9 @@ class Engine:
     ) -> None:
         self._config, self._registry = config, registry
         self._answers, self._metrics = answers, metrics
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
+        # Opening takes seconds, in which questions in flight must be able to end.
+        self._opening = threading.RLock()
         self._opened: _Opened | None = None
         self._embedder: Embedder | None = None
         self._models = Models(config, told=metrics.batch.observe)
@@ -184,7 +186,10 @@ class Engine:
         return ModelCard(arm, arm) if own is not None else None
 
     def _registered(self, record: ModelRecord) -> ModelCard | None:
-        if record.arm not in self._config.arms or not self._registry.intact(record.id):
+        folder = self._registry.folder / "models" / record.id
+        # Digests are checked when the weights are loaded.
+        there = all((folder / name).is_file() for name in record.files)
+        if record.arm not in self._config.arms or not there:
             return None
         card = ModelCard(f"{record.arm}@{record.id}", record.arm, record.id, record.created_at)
         return card if not card.retrieves or self.ground.index is not None else None
@@ -397,10 +402,9 @@ class Engine:
 
     def reload(self) -> None:
         """Serve what was built since: documents, index, pipeline, adapters, result."""
-        with self._lock:
+        with self._opening:
             self._failure = ""
-            opened = self._read()
-            self._opened = opened
+            self._opened = self._read()
 
     def close(self) -> None:
         """Cancel what is being answered and let the models go."""
@@ -436,10 +440,11 @@ class Engine:
         return Weights(str(place), lambda: place)
 
     def _open(self) -> _Opened:
-        with self._lock:
-            if self._opened is None:
-                self._opened = self._read()
-            return self._opened
+        if self._opened is None:
+            with self._opening:
+                if self._opened is None:
+                    self._opened = self._read()
+        return self._opened
 
     def _read(self) -> _Opened:
         config = self._config
@@ -456,7 +461,7 @@ class Engine:
         return _Opened(ground, retrieval)
 
     def _load_embedder(self) -> Embedder:
-        with self._lock:
+        with self._opening:
             if self._embedder is None:
                 self._embedder = contenders.load_configured_embedder(self._config)
             return self._embedder
