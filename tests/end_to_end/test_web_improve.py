@@ -36,7 +36,7 @@ def test_an_improve_round_to_promotion_and_back(domain: Path, tmp_path: Path) ->
 
             tab.click(f"a[href='/models/{other}']")
             shown = tab.text()
-            assert "The gate" in shown and "domain" in shown.lower() and "Why this model" in shown
+            assert "The gate" in shown and "Must exceed" in shown and "Why this model" in shown
             assert first[:12] in tab.text(".lineage") and other[:12] in tab.text(".lineage")
             assert "ann: corrected" in tab.js("return document.querySelector('main').textContent")
             _sure(tab, ".head button")
