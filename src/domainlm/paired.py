@@ -7,7 +7,7 @@ those with the same text and the same gold on both sides; what was left out is s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from domainlm.artifacts import digest
@@ -231,14 +231,6 @@ def sentence(pair: Pair, margin: float) -> str:
         if math.isfinite(c.detectable) and c.detectable <= 1:
             said += f"; only a gap of {100 * c.detectable:.1f} points would have been found"
     return said + "."
-
-
-def aligned(
-    a: Mapping[str, float], b: Mapping[str, float], ids: Sequence[str]
-) -> tuple[list[str], list[float], list[float]]:
-    """The ids that both have, with both values."""
-    both = [q for q in ids if q in a and q in b]
-    return both, [a[q] for q in both], [b[q] for q in both]
 
 
 def documents_of(side: Side, ids: Sequence[str]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from domainlm.artifacts import digest
 from domainlm.config import Config
 from domainlm.contenders import load_configured_embedder
 from domainlm.corpus.external import External
-from domainlm.corpus.questions import load_questions
+from domainlm.corpus.sets import read_asked
 from domainlm.errors import DataError
 from domainlm.evaluation import summary
 from domainlm.evaluation.groundedness import score_grounded
@@ -21,6 +21,8 @@ from domainlm.paired import TEST_SPLITS, Side, asked_of
 from domainlm.schema import ArmSummary, Question, RunResult, Score
 
 SIMILARITY = "semantic_similarity"
+GOLD_FREE = ("groundedness", "citation_precision", "citation_recall")
+"""What is said of an answer and its passages alone; it stays as the run measured it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,11 @@ def rescore(config: Config, result: RunResult, now: dt.datetime, *, count: bool 
     embedder: Embedder | None = None
     if any(SIMILARITY in s.metrics for s in result.scores):
         embedder = load_configured_embedder(config)
-    scores = tuple(score_grounded(answers, questions, embedder))
+    old = {(s.arm, s.question_id): s.metrics for s in result.scores}
+    scores = tuple(
+        _with_gold_free(s, old.get((s.arm, s.question_id), {}))
+        for s in score_grounded(answers, questions, embedder)
+    )
     moved = {(s.arm, s.question_id, s.outcome) for s in result.scores} != {
         (s.arm, s.question_id, s.outcome) for s in scores
     }
@@ -158,7 +164,7 @@ def score_external(
         DataError: an answer is for an unknown question, or none is for a test question.
     """
     if result is None:
-        every = load_questions(config.questions)
+        every = read_asked(config.questions, config.format)
         test = [
             dataclasses.replace(q, split="test_new")
             for q in every
@@ -169,7 +175,7 @@ def score_external(
         test = [q for q in result.questions if q.split in TEST_SPLITS]
         known = {q.id for q in result.questions}
         if config.questions.exists():
-            known |= {q.id for q in load_questions(config.questions)}
+            known |= {q.id for q in read_asked(config.questions, config.format)}
     unknown = [a.question_id for a in external.answers if a.question_id not in known]
     if unknown:
         raise DataError(
@@ -215,11 +221,16 @@ def against(external: External, test: Sequence[Question]) -> ExternalScores:
     )
 
 
+def _with_gold_free(score: Score, before: Mapping[str, float]) -> Score:
+    kept = {k: v for k, v in before.items() if k in GOLD_FREE and k not in score.metrics}
+    return dataclasses.replace(score, metrics=score.metrics | kept)
+
+
 def _regraded(
     config: Config, answered: Sequence[Question]
 ) -> tuple[tuple[Question, ...], list[str]]:
     """The answered questions with the gold of the questions file."""
-    current = {q.id: q for q in load_questions(config.questions)}
+    current = {q.id: q for q in read_asked(config.questions, config.format)}
     kept, gone, reworded = [], 0, 0
     for old in answered:
         new = current.get(old.id)

@@ -217,6 +217,21 @@ def test_scoring_again_without_a_change_changes_nothing(tmp_path, first):
     assert [c.difference for c in found.result.contrasts] != []
 
 
+def test_what_does_not_depend_on_gold_stays(tmp_path, first):
+    grounded = no_similarity(first)
+    grounded = replace(
+        grounded,
+        scores=tuple(
+            replace(s, metrics=s.metrics | {"groundedness": 0.7}) if s.arm == "rag" else s
+            for s in grounded.scores
+        ),
+    )
+    result = load_result(kept(tmp_path, grounded))
+    found = rescore(Config.model_validate(result.config), result, NOW)
+    kept_in = {s.arm for s in found.result.scores if s.metrics.get("groundedness") == 0.7}
+    assert kept_in == {"rag"}
+
+
 def test_new_gold_moves_the_score_and_counts_as_a_look(tmp_path, first):
     folder = kept(tmp_path, no_similarity(first))
     result = load_result(folder)

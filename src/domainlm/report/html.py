@@ -52,7 +52,8 @@ COLUMNS = (
         "Primary score",
         "0 to 1",
         "Mean over questions of each task's own metric: token F1 (extractive, multi document), "
-        "accuracy (closed form), ROUGE-L F (summary), abstention (unanswerable). The bar is the "
+        "macro-F1 (closed form), accuracy (numeric), ROUGE-L F (summary, long form), F1 of "
+        "abstaining (unanswerable; 1 or 0 in the mean over tasks). The bar is the "
         "95 % interval, resampled by document.",
     ),
     (
