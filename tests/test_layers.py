@@ -39,6 +39,7 @@ FLOORS = {
     "diagnose": 6.5,
     "bench": 6.6,
     "controls": 6.65,
+    "doubts": 6.65,
     "repeats": 6.65,
     "timing": 6.65,
     "power": 6.7,

@@ -16,7 +16,7 @@ from domainlm.corpus.external import External
 from domainlm.corpus.sets import read_asked
 from domainlm.errors import DataError
 from domainlm.evaluation import summary
-from domainlm.evaluation.tasks import score_answers
+from domainlm.evaluation.groundedness import score_grounded
 from domainlm.models.base import Embedder
 from domainlm.paired import TEST_SPLITS, Side, asked_of
 from domainlm.schema import ArmSummary, Question, RunResult, Score
@@ -89,7 +89,7 @@ def rescore(config: Config, result: RunResult, now: dt.datetime, *, count: bool 
     old = {(s.arm, s.question_id): s.metrics for s in result.scores}
     scores = tuple(
         _with_gold_free(s, old.get((s.arm, s.question_id), {}))
-        for s in score_answers(answers, questions, embedder)
+        for s in score_grounded(answers, questions, embedder)
     )
     moved = {(s.arm, s.question_id, s.outcome) for s in result.scores} != {
         (s.arm, s.question_id, s.outcome) for s in scores
@@ -201,7 +201,7 @@ def against(external: External, test: Sequence[Question]) -> ExternalScores:
             f"{len(test)} test questions; question_id must be one of {some}, …"
         )
     questions = tuple(by_id[a.question_id] for a in answers)
-    scores = tuple(score_answers(answers, questions))
+    scores = tuple(score_grounded(answers, questions))
     costs = [external.costs.get(a.question_id, 0.0) for a in answers]
     notes = []
     if len(answers) < len(external.answers):

@@ -11,6 +11,7 @@ _STARTER = """\
 # domainlm: edit the first three settings, then `domainlm run {path}`.
 documents: {documents}     # a folder of PDF, Office, HTML, Markdown, text, CSV, JSONL, e-mail
 questions: {questions}     # JSONL or CSV: text, references, doc_ids, task; or a SQuAD file
+# format: pubmedqa         # a public set; leave `documents` out, it holds its own
 model: embedded            # or local:<folder or hub id>, or openai:<model> with api_base
 
 name: run                  # results go to <output>/<name>

@@ -15,8 +15,8 @@ import pytest
 from domainlm.errors import ModelError
 from domainlm.experiment import ingest
 from domainlm.models.base import Listener, purpose, record_calls
-from domainlm.models.decoding import Piecewise
 from domainlm.models.fake import FakeModel
+from domainlm.models.pieces import Piecewise
 from domainlm.schema import Chat, Generation, Message, Sampling
 from domainlm.server.batching import Asking, Batched, Direct, asking
 from tests.unit.server_site import Running, domain, running

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from domainlm.errors import DataError
 from domainlm.evaluation import acceptance
+from domainlm.evaluation.fscores import ABOVE_MAJORITY
 from domainlm.evaluation.roi import NONE, PEOPLE, monthly_usd, words
 from domainlm.evaluation.summary import ALL, TEST
 from domainlm.schema import (
@@ -399,6 +400,18 @@ def _caveats(
         if losing and other in arms:
             gap = _points(abs(c.difference.value))
             caveats.append(f"On {c.task.replace('_', ' ')} questions {other} is {gap} better.")
+    above = shipped.metrics.get(ABOVE_MAJORITY)
+    if above and (above.low is None or above.low <= 0):
+        caveats.append(
+            "Its closed-form answers are not shown to be right more often than the most common one "
+            f"given every time ({100 * above.value:+.1f} points"
+            + (
+                ""
+                if above.low is None
+                else f", 95 % interval {_between(above.low, above.high or 0)}"
+            )
+            + ")."
+        )
     for outcome, phrase in (("wrong", "wrong"), ("abstained", "no answer"), ("failed", "failed")):
         share = _share(shipped, outcome)
         if share >= WORTH_A_WARNING:

@@ -4,16 +4,41 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import jinja2
 import torch
 
-from domainlm.models.base import Listener
 from domainlm.models.control import control_texts, defuse
-from domainlm.schema import Chat
+from domainlm.schema import Certainty, Chat
 
+OPENING = 5
+"""Tokens of an answer that count as its opening."""
 END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>")
+
+
+@dataclass(slots=True)
+class Written:
+    """One chat's new tokens and their log-probabilities in nats."""
+
+    tokens: list[int] = field(default_factory=list)
+    logps: list[float] = field(default_factory=list)
+
+    def add(self, token: int, logp: float) -> list[int]:
+        """Append a token; returns all so far."""
+        self.tokens.append(token)
+        self.logps.append(logp)
+        return self.tokens
+
+    def certainty(self) -> Certainty:
+        """How sure the model was of these tokens."""
+        opening = self.logps[:OPENING]
+        return Certainty(
+            total=round(sum(self.logps), 4),
+            lowest=round(min(self.logps), 4),
+            opening=round(sum(opening) / len(opening), 4),
+        )
 
 
 def choose(
@@ -30,16 +55,17 @@ def choose(
     return torch.cat(drawn)
 
 
+def log_probabilities(logits: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """Log-probability (nats) of each row's chosen token, `(b,)`; logits `(b, v)`."""
+    scores = logits.float()
+    picked = scores.gather(1, chosen.to(scores.device)[:, None])[:, 0]
+    return picked - scores.logsumexp(-1)
+
+
 def stream_seed(seed: int, text: str, occurrence: int) -> int:
     """Seed of a prompt's own stream of random numbers."""
     key = f"{seed}\0{occurrence}\0{text}".encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(key, digest_size=7).digest(), "big")
-
-
-def stop_at(text: str, stop: tuple[str, ...]) -> int | None:
-    """Where the first stop string begins; None if there is none."""
-    found = [at for word in stop if word and (at := text.find(word)) >= 0]
-    return min(found, default=None)
 
 
 def render_prompt(tokenizer: Any, chat: Chat) -> str:
@@ -70,41 +96,3 @@ def end_tokens(tokenizer: Any, generation_config: Any) -> list[int]:
     vocabulary = tokenizer.get_added_vocab()
     ids |= {vocabulary[marker] for marker in END_OF_TURN if marker in vocabulary}
     return sorted(i for i in ids if i is not None)
-
-
-class Piecewise:
-    """Tells a listener the text of growing token sequences, never what may still change.
-
-    Held back are blanks at the ends (they are stripped in the end), an unfinished character, and
-    whatever could be the beginning of a stop string.
-    """
-
-    def __init__(self, tell: Listener, stop: tuple[str, ...]) -> None:
-        self._tell, self._stop = tell, stop
-        self._told = ""
-
-    def grow(self, text: str) -> bool:
-        """The text so far; whether to go on."""
-        cut = stop_at(text, self._stop)
-        text = text[:cut].strip().rstrip("\ufffd").rstrip()
-        if cut is None:
-            text = text[: len(text) - self._unsure(text)].rstrip()
-        return self._say(text)
-
-    def end(self, text: str) -> None:
-        """The whole text."""
-        self._say(text)
-
-    def _say(self, text: str) -> bool:
-        if not text.startswith(self._told):
-            # A tokenizer that tidies up blanks may go back on a word.
-            return self._tell("")
-        piece, self._told = text[len(self._told) :], text
-        return self._tell(piece)
-
-    def _unsure(self, text: str) -> int:
-        """Characters at the end that may begin a stop string."""
-        return max(
-            (n for word in self._stop for n in range(1, len(word)) if text.endswith(word[:n])),
-            default=0,
-        )

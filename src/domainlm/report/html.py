@@ -43,13 +43,17 @@ RETRIEVAL_METRICS = (
     "evidence_recall",
     "evidence_mrr",
     "evidence_ndcg@10",
+    "groundedness",
+    "citation_precision",
+    "citation_recall",
 )
 COLUMNS = (
     (
         "Primary score",
         "0 to 1",
         "Mean over questions of each task's own metric: token F1 (extractive, multi document), "
-        "accuracy (closed form), ROUGE-L F (summary), abstention (unanswerable). The bar is the "
+        "macro-F1 (closed form), accuracy (numeric), ROUGE-L F (summary, long form), F1 of "
+        "abstaining (unanswerable; 1 or 0 in the mean over tasks). The bar is the "
         "95 % interval, resampled by document.",
     ),
     (
@@ -62,6 +66,13 @@ COLUMNS = (
     ("Token F1", "0 to 1", "Overlap of words with the best reference."),
     ("ROUGE-L F", "0 to 1", "Longest common subsequence with the best reference."),
     ("Similarity", "0 to 1", "Cosine between the embeddings of answer and best reference."),
+    (
+        "Grounded",
+        "0 to 1",
+        "Expected share of the answers' claims that the passages shown support, by the shipped "
+        "scorer; citation precision is the same for the sentences that cite, read against their "
+        "citation alone, and citation recall for all sentences.",
+    ),
     ("p50", "seconds", "Half of the answers took at most this long, retrieval included."),
     ("p95", "seconds", "19 in 20 answers took at most this long."),
     ("Tokens in", "per answer", "Mean tokens that the model read."),

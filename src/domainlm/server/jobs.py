@@ -30,6 +30,7 @@ from domainlm.server.failures import HttpFailure, NotFound
 Kind = Literal["ingest", "run", "improve"]
 KINDS: tuple[Kind, ...] = ("ingest", "run", "improve")
 Status = Literal["queued", "running", "done", "failed", "cancelled"]
+WORKER = "domainlm.server.worker"
 _EVERY_S = 0.5
 _PATIENCE_S = 10.0
 _ATTEMPTS = 2
@@ -183,7 +184,7 @@ class Jobs:
         # The id is ours and the command fixed: nothing of the network's gets into it. The worker
         # itself takes the job, so that of two that a killed server leaves behind only one works.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "domainlm.server.worker", str(self._database.path), row["id"]],
+            [sys.executable, "-m", WORKER, str(self._database.path), row["id"]],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -27,6 +27,7 @@ from domainlm.schema import Document, Quarantined
 from domainlm.server.failures import HttpFailure, NotFound
 from domainlm.server.parser import Read
 
+PARSER = "domainlm.server.parser"
 _MAX_NAME = 200
 _FORBIDDEN = set('/\\:*?"<>|')
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{n}{i}" for n in ("com", "lpt") for i in range(1, 10))}
@@ -152,7 +153,7 @@ class Papers:
     def _read(self, path: Path) -> Read:
         """What is in the file, by a process that may fail as it likes."""
         serve = self._config.serve
-        command = [sys.executable, "-m", "domainlm.server.parser", str(path)]
+        command = [sys.executable, "-m", PARSER, str(path)]
         limits = [str(serve.parse_memory_mb), str(serve.parse_seconds)]
         try:
             done = subprocess.run(

@@ -1,8 +1,7 @@
 """Facts that documents state: a sentence, and the words in it that somebody might ask for.
 
 Amounts, dates, quantities, codes, names and predicates are found by their spelling, without a
-model. Of many candidates those are wanted that resemble what people asked elsewhere: the same kind
-of words, in a sentence near one that answered a train question.
+model.
 """
 
 from __future__ import annotations
@@ -12,16 +11,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from domainlm.corpus.chunking import sentence_spans
 from domainlm.corpus.quotes import find_quote
 from domainlm.graph.entities import mentions
-from domainlm.models.base import Embedder
 from domainlm.rag.rocchio import evidence_spans
 from domainlm.schema import Document, Question
 
 FactKind = Literal["amount", "date", "code", "quantity", "name", "phrase"]
+GAP = "____"
 _WORDS = (4, 60)
 """Words of a sentence that states a fact: less is a heading, more a list or a table."""
 _PHRASE_WORDS = 10
@@ -146,6 +143,32 @@ def answer_spans(sentence: str) -> Iterator[tuple[int, int, FactKind]]:
             yield start, start + len(words), "phrase"
 
 
+def question_about(
+    fact: Fact, name: str, text: str, metadata: dict[str, str] | None = None
+) -> Question:
+    """A synthetic question with the fact's words as its answer and its sentence as evidence."""
+    return Question(
+        id=name,
+        text=text,
+        references=(fact.answer,),
+        doc_ids=(fact.doc_id,),
+        evidence=(fact.sentence,),
+        split="train",
+        origin="synthetic",
+        metadata=metadata or {},
+    )
+
+
+def gaps(facts: Sequence[Fact]) -> tuple[Question, ...]:
+    """Each fact's own sentence with a gap; no arm but `tuned` learns from it."""
+    return tuple(
+        question_about(
+            fact, f"gap-{n:05d}", f"{fact.subject}: {fact.shown('', GAP, '')}", {"form": "gap"}
+        )
+        for n, fact in enumerate(facts)
+    )
+
+
 def examples_of(
     questions: Sequence[Question], documents: dict[str, Document]
 ) -> list[tuple[Question, Fact]]:
@@ -175,30 +198,3 @@ def _fact_behind(question: Question, documents: dict[str, Document]) -> Fact | N
                 )
                 return Fact(doc_id, subject_of(document), sentence, *span, kind)
     return None
-
-
-def most_asked(
-    facts: Sequence[Fact], asked: Sequence[Fact], embedder: Embedder, limit: int
-) -> list[Fact]:
-    """The `limit` facts most like one that people asked for: same kind, near in meaning.
-
-    Facts are compared with the answer taken out, so that its value does not count. Without a fact
-    that was asked for, the documents take turns.
-    """
-    if not asked:
-        return _in_turn(facts, limit)
-    vectors = embedder.embed([f.shown("[", f.kind, "]") for f in facts], "passage")
-    known = embedder.embed([f.shown("[", f.kind, "]") for f in asked], "passage")
-    alike = np.array([[f.kind == a.kind for a in asked] for f in facts])
-    nearest = np.where(alike, vectors @ known.T, -1.0).max(axis=1)
-    best = sorted(range(len(facts)), key=lambda n: (-round(float(nearest[n]), 6), n))[:limit]
-    return [facts[n] for n in sorted(best)]
-
-
-def _in_turn(facts: Sequence[Fact], limit: int) -> list[Fact]:
-    place: dict[str, int] = {}
-    ranked = []
-    for n, fact in enumerate(facts):
-        place[fact.doc_id] = place.get(fact.doc_id, 0) + 1
-        ranked.append((place[fact.doc_id], n))
-    return [facts[n] for n in sorted(n for _, n in sorted(ranked)[:limit])]

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field, StringConstraints
 
 from domainlm.errors import DomainLMError
 from domainlm.pricing import answer_costs, check
 from domainlm.schema import Sampling
 from domainlm.server.answers import Given
-from domainlm.server.api.forms import Evidence, Form, PassageOut, evidence_of, passage_out
+from domainlm.server.api.forms import (
+    Evidence,
+    Form,
+    PassageOut,
+    event_stream,
+    evidence_of,
+    passage_out,
+)
 from domainlm.server.engine import MAX_QUESTION
 from domainlm.server.failures import NotFound, body, documented, status_of
 from domainlm.server.gate import SiteHere, Viewer
@@ -99,11 +106,11 @@ async def ask(asked: Ask, request: Request, site: SiteHere, user: Viewer) -> Any
     gone = request.is_disconnected
     if not asked.stream:
         given = await site.engine.answer(asked.question, asked.model, sampling=sampling, gone=gone)
-        return answer_out(site, given)
+        return await asyncio.to_thread(answer_out, site, given)
     pieces = site.engine.stream(asked.question, asked.model, sampling=sampling, gone=gone)
     # Awaited here, so that a refusal still has its own status.
     first = await anext(pieces)
-    return StreamingResponse(_events(site, first, pieces), media_type="text/event-stream")
+    return event_stream(_events(site, first, pieces))
 
 
 @router.get("/answers/{answer_id}", response_model=AnswerOut)
@@ -172,6 +179,7 @@ async def _events(
             if isinstance(piece, str):
                 yield f"event: piece\ndata: {json.dumps(piece)}\n\n"
             else:
-                yield f"event: answer\ndata: {answer_out(site, piece).model_dump_json()}\n\n"
+                whole = await asyncio.to_thread(answer_out, site, piece)
+                yield f"event: answer\ndata: {whole.model_dump_json()}\n\n"
     except DomainLMError as error:
         yield f"event: error\ndata: {json.dumps(body(status_of(error), str(error)))}\n\n"

@@ -43,7 +43,7 @@ class Opinion(Form):
     question_id: Name = ""
     arms: list[Name] = Field(default=[], max_length=20)
     thumb: Literal["", "up", "down"] = ""
-    rating: int | None = Field(None, ge=1, le=5)
+    rating: int | None = Field(None, ge=1, le=5, strict=True)
     edit: Annotated[str, StringConstraints(max_length=MAX_TEXT)] = ""
     prefer: Name = ""
     rank: list[Name] = Field(default=[], max_length=20)

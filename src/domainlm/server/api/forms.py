@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict
 
 from domainlm.schema import Passage
@@ -49,6 +52,12 @@ class Evidence(BaseModel):
     passages: list[PassageOut]
     citations: list[CitationOut]
     latency_s: float
+
+
+def event_stream(events: AsyncIterator[str]) -> StreamingResponse:
+    """Server-sent events that no proxy shall hold back."""
+    headers = {"X-Accel-Buffering": "no"}
+    return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
 
 def passage_out(passage: Passage) -> PassageOut:

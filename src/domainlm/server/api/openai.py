@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import time
@@ -9,14 +10,13 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
-from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field, StringConstraints
 
 from domainlm.errors import DomainLMError
 from domainlm.models.base import record_calls
 from domainlm.server.answers import Given
-from domainlm.server.api.forms import Evidence, evidence_of
-from domainlm.server.engine import ModelCard
+from domainlm.server.api.forms import Evidence, event_stream, evidence_of
+from domainlm.server.catalogue import ModelCard
 from domainlm.server.failures import HttpFailure, NotFound, body, documented, status_of
 from domainlm.server.gate import SiteHere, Viewer
 
@@ -192,14 +192,14 @@ async def complete(asked: Completion, request: Request, site: SiteHere, user: Vi
         raise HttpFailure(400, f"stop names {len(stop)} texts; give up to 4", param="stop")
     given["stop"] = tuple(word for word in stop if word) or None
     sampling = site.engine.sampling(**{k: v for k, v in given.items() if v is not None})
-    card = site.engine.card(asked.model)
+    # While the run is being opened this waits, and others must not wait with it.
+    card = await asyncio.to_thread(site.engine.card, asked.model)
     pieces = site.engine.stream(text, card.name, sampling=sampling, gone=request.is_disconnected)
     if asked.stream:
         # Its first piece is awaited here: a refusal still has its own status then.
         first = await anext(pieces)
         usage = asked.stream_options is not None and asked.stream_options.include_usage
-        events = _events(first, pieces, card.name, sampling.max_tokens, usage)
-        return StreamingResponse(events, media_type="text/event-stream")
+        return event_stream(_events(first, pieces, card.name, sampling.max_tokens, usage))
     async for piece in pieces:
         if isinstance(piece, Given):
             return _completed(piece, card.name, sampling.max_tokens)

@@ -1,7 +1,7 @@
 // The answer appears while it is written; the finished one comes from the server with its sources.
 (() => {
   "use strict";
-  const { failed, say, forget, csrf } = window.domainlm;
+  const { failed, say, forget } = window.domainlm;
   const form = document.getElementById("ask");
   const field = document.getElementById("question");
   const turns = document.getElementById("turns");
@@ -81,7 +81,7 @@
       const answer = await fetch("/ask/stream", {
         method: "POST",
         body: new URLSearchParams(new FormData(form)),
-        headers: { "X-CSRF-Token": csrf, Accept: "text/event-stream" },
+        headers: { "X-CSRF-Token": document.body.dataset.csrf, Accept: "text/event-stream" },
         credentials: "same-origin",
         signal: running.signal,
       });
