@@ -165,6 +165,17 @@ def compare(
         for s in side.scores
         if s.question_id in clusters
     ]
+    classified = [
+        {s.question_id for s in side.scores if s.classified and s.question_id in clusters}
+        for side in (a, b)
+    ]
+    if classified[0] != classified[1]:
+        # Macro-F1 on one side and accuracy on the other would not be the same metric.
+        scores = [replace(s, classified=None) for s in scores]
+        notes.append(
+            "Closed-form answers are compared by accuracy, since one side was scored by an earlier "
+            "version; `domainlm score` brings it up to date."
+        )
     labels = [(label(left, x), label(right, y)) for x, y in wanted]
     family = {f"{x} - {y}": {x: 1, y: -1} for x, y in labels}
     found = summary.pairwise(scores, family, margin=margin, metric=metric)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -32,7 +33,7 @@ class ArmChange:
     arm: str
     before: float
     after: float
-    """Means of the primary score."""
+    """Primary score over all test questions."""
     outcomes: int
     """Answers whose outcome is another now."""
 
@@ -146,7 +147,7 @@ def rescore(config: Config, result: RunResult, now: dt.datetime, *, count: bool 
     old_gold = asked_of(result.questions)
     new_gold = asked_of(questions)
     gold = sum(new_gold[q].gold != old_gold[q].gold for q in new_gold)
-    return Rescored(made, tuple(_changes(result.scores, scores)), gold, tuple(notes))
+    return Rescored(made, tuple(_changes(result, made)), gold, tuple(notes))
 
 
 def score_external(
@@ -271,19 +272,20 @@ def _with_old_latency(made: Sequence[ArmSummary], old: Sequence[ArmSummary]) -> 
     ]
 
 
-def _changes(before: Sequence[Score], after: Sequence[Score]) -> list[ArmChange]:
-    old = {(s.arm, s.question_id): s for s in before if s.split in TEST_SPLITS}
-    made = []
-    for arm in dict.fromkeys(s.arm for s in after):
-        pairs = [
-            (old[arm, s.question_id], s)
-            for s in after
-            if s.arm == arm and (arm, s.question_id) in old
-        ]
-        if pairs:
-            first, second = (
-                sum(pair[i].metrics["primary"] for pair in pairs) / len(pairs) for i in (0, 1)
-            )
-            moved = sum(a.outcome != b.outcome for a, b in pairs)
-            made.append(ArmChange(arm, first, second, moved))
-    return made
+def _changes(before: RunResult, after: RunResult) -> list[ArmChange]:
+    """What each arm scores on all test questions, before and after."""
+    old, new = (
+        {
+            s.arm: s.metrics["primary"].value
+            for s in result.summaries
+            if (s.task, s.split) == (summary.ALL, summary.TEST) and "primary" in s.metrics
+        }
+        for result in (before, after)
+    )
+    outcome = {(s.arm, s.question_id): s.outcome for s in before.scores}
+    moved = Counter(
+        s.arm
+        for s in after.scores
+        if s.split in TEST_SPLITS and outcome.get((s.arm, s.question_id)) != s.outcome
+    )
+    return [ArmChange(arm, old[arm], new[arm], moved[arm]) for arm in new if arm in old]

@@ -168,6 +168,7 @@ def test_the_sentence_names_the_requirements_before_the_money(finished):
     assert again.verdict.ship == "raft" and again.standings
     assert sentence.index("meets the requirement") < sentence.index("nets $")
     assert sentence.index("meets the requirement") < sentence.index("per 1,000 questions")
+    assert again.verdict.reasons[0].startswith("raft meets the requirement")
     assert any(c.startswith("Not meeting the requirements") for c in again.verdict.caveats)
     kept = {a.arm for a in again.money.arms if a.p_best is not None} - {"none"}
     assert kept == set(acceptance.admitted(again.standings))

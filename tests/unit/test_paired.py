@@ -115,6 +115,16 @@ def test_only_questions_with_the_same_text_and_gold_count(first):
     assert "another text" in text and "domainlm score" in text and "only in first" in text
 
 
+def test_an_older_run_is_compared_by_the_metric_that_both_have(first):
+    older = replace(first, scores=tuple(replace(s, classified=None) for s in first.scores))
+    assert any(s.classified for s in first.scores)
+    found = paired.compare(paired.side_of(first), paired.side_of(older, "old"), margin=0.05)
+    assert {p.whole.difference.value for p in found.pairs} == {0.0}
+    assert any("compared by accuracy" in n for n in found.notes)
+    same = paired.compare(paired.side_of(first), paired.side_of(first, "same"), margin=0.05)
+    assert not same.notes
+
+
 def test_dev_questions_do_not_count(first):
     dev = tuple(replace(q, split="dev") for q in first.questions[:20])
     ids = {q.id for q in dev}

@@ -134,7 +134,7 @@ def decide(
         ship,
         sentence_of(arms[ship], arms, contrasts, standings),
         (
-            *map(acceptance.summary, standings),
+            *_held(ship, standings),
             *_reasons(ship, reference, arms, contrasts, roi, questions_per_month),
             *_surely(money, ship, 0.0 if standings else min_correct),
         ),
@@ -161,9 +161,14 @@ def _unmet(
         SHIP_NONE,
         f"Ship none yet: no arm meets {what}; {near.arm} comes nearest, which "
         f"{acceptance.told(near)}.",
-        (*map(acceptance.summary, standings), _standing(arms[near.arm])),
+        (*_held(near.arm, standings), _standing(arms[near.arm])),
         tuple(_caveats(arms[near.arm], arms, contrasts, stale)),
     )
+
+
+def _held(first: str, standings: Sequence[Standing]) -> list[str]:
+    """What every arm makes of the requirements, one arm before the others."""
+    return [acceptance.summary(s) for s in sorted(standings, key=lambda s: s.arm != first)]
 
 
 def _unsure(ship: str, standings: Sequence[Standing]) -> list[str]:
@@ -214,7 +219,7 @@ def _by_money(
     said = [words.ranking(money), words.chances(money), words.more_questions(money)]
     flips = [f.sentence for f in money.flips[:WORTH_NAMING]]
     reasons = [
-        *map(acceptance.summary, standings),
+        *_held(ship, standings),
         _standing(arms[ship]),
         *_against(ship, arms, contrasts),
         *_surely(money, ship, 0.0 if standings else min_correct),
