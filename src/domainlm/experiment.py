@@ -103,7 +103,8 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
         )
         scores: tuple[Score, ...] = folder.stage(
             "scores",
-            score_key,
+            # Scores of an older shape do not know their classes.
+            digest(score_key, [f.name for f in dataclasses.fields(Score)]),
             tuple[Score, ...],
             lambda: tuple(score_answers(answers, bench.asked, ground.embedder)),
         )
