@@ -130,8 +130,9 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
         )
         scores: tuple[Score, ...] = folder.stage(
             "scores",
-            # A scorer trained anew scores anew, but is no new look at the test questions.
-            digest(score_key, head_digest()),
+            # A scorer trained anew scores anew, but is no new look at the test questions; scores of
+            # an older shape do not know their classes.
+            digest(score_key, head_digest(), [f.name for f in dataclasses.fields(Score)]),
             tuple[Score, ...],
             lambda: tuple(score_grounded(answers, bench.asked, ground.scorer)),
         )

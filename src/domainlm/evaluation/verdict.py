@@ -404,13 +404,7 @@ def _caveats(
     if above and (above.low is None or above.low <= 0):
         caveats.append(
             "Its closed-form answers are not shown to be right more often than the most common one "
-            f"given every time ({100 * above.value:+.1f} points"
-            + (
-                ""
-                if above.low is None
-                else f", 95 % interval {_between(above.low, above.high or 0)}"
-            )
-            + ")."
+            f"given every time ({100 * above.value:+.1f} points{_interval_words(above)})."
         )
     for outcome, phrase in (("wrong", "wrong"), ("abstained", "no answer"), ("failed", "failed")):
         share = _share(shipped, outcome)
@@ -439,11 +433,14 @@ def _gap(c: Contrast) -> str:
 
 def _evidence(c: Contrast) -> str:
     d = c.difference
-    shown = "" if d.low is None or d.high is None else f", 95 % interval {_between(d.low, d.high)}"
     p = ""
     if c.p_adjusted is not None:
         p = ", adjusted p " + (f"{c.p_adjusted:.3f}" if c.p_adjusted >= 0.001 else "below 0.001")
-    return f"{c.verdict} ({100 * d.value:+.1f} points{shown}{p})"
+    return f"{c.verdict} ({100 * d.value:+.1f} points{_interval_words(d)}{p})"
+
+
+def _interval_words(d: Interval) -> str:
+    return "" if d.low is None or d.high is None else f", 95 % interval {_between(d.low, d.high)}"
 
 
 def _interval(i: Interval) -> str:
