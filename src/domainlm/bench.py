@@ -13,9 +13,9 @@ from domainlm.config import ArmName, Config
 from domainlm.contenders import base_checkpoint, load_model, stage_resources
 from domainlm.memory import PeakMemory, release
 from domainlm.models.base import ChatModel, Embedder
-from domainlm.rag import derived_search
 from domainlm.rag.arms import CLOSED_BOOK, arm_of
-from domainlm.rag.pipeline import Arm, Retrieval
+from domainlm.rag.pipeline import Answerer, Arm, Retrieval
+from domainlm.rag.preparing import bill_of
 from domainlm.registry import registry_of
 from domainlm.retrieval import Index
 from domainlm.schema import (
@@ -36,8 +36,6 @@ from domainlm.training.refine import refine_rows
 ADAPTER_OF: dict[ArmName, str] = {"tuned": "tuned", "tuned+rag": "tuned", "raft": "raft"}
 """Which adapter each arm that needs one is served with."""
 _BATCH = 32
-_PROBES = 6
-"""Questions asked one at a time for latency."""
 
 
 class Bench:
@@ -74,8 +72,12 @@ class Bench:
         self._adapters = {name: self.train_one(name, key, written) for name in wanted}
         return tuple(self._adapters.values())
 
-    def train_one(self, name: str, key: str, written: Synthesis) -> Adapter:
-        """The adapter `name` on its own rows, trained or loaded."""
+    def train_one(
+        self, name: str, key: str, written: Synthesis, seed: int | None = None
+    ) -> Adapter:
+        """The adapter `name` on its own rows, trained or loaded; another `seed` than the run's
+        trains it once more on the same rows.
+        """
         training = self._config.training
         rows = self.own_rows(name, key, written)
         rows += tuple(replay_rows(len(rows), training.replay_share, self._config.seed))
@@ -83,7 +85,8 @@ class Bench:
         self.row_counts |= dict(sorted(counts.items()))
         # Not the checkpoint's path: the cache may lie elsewhere on the next machine.
         key = digest(key, rows, self._config.model)
-        return self.fit(name, name, Lessons(rows), key)
+        label = name if seed is None else f"{name}-seed-{seed}"
+        return self.fit(label, name, Lessons(rows), key, seed)
 
     def own_rows(self, name: str, key: str, written: Synthesis) -> tuple[TrainingRow, ...]:
         """Rows of train and written questions, without what is to be forgotten."""
@@ -100,9 +103,11 @@ class Bench:
         # After the stage: what is excluded later must go too.
         return registry_of(self._config).exclusions().keep(rows)
 
-    def fit(self, label: str, name: str, lessons: Lessons, key: str) -> Adapter:
+    def fit(
+        self, label: str, name: str, lessons: Lessons, key: str, seed: int | None = None
+    ) -> Adapter:
         """Train an adapter of the kind `name` ("tuned" or "raft"), or load the one that was trained
-        for `key` under this label.
+        for `key` under this label; `seed` is the run's by default.
 
         Raises:
             DataError: there are no rows, or none of one kind fits.
@@ -127,7 +132,7 @@ class Bench:
                 epochs=epochs,
                 dev=dev,
                 documents=tuple(self._documents.values()),
-                seed=self._config.seed,
+                seed=self._config.seed if seed is None else seed,
                 progress=self._progress.update,
             )
             release()
@@ -154,7 +159,8 @@ class Bench:
             limit = 0 if every else training.tuned_rows
             return closed_book_rows(pool, limit, seed, phrasings=1 if every else training.phrasings)
         return raft_rows(
-            pool,
+            # A sentence with a gap asks to recite, not to read.
+            [q for q in pool if q.metadata.get("form") != "gap"],
             self._retrieval(),
             self._documents,
             limit=0 if every else training.raft_rows,
@@ -184,40 +190,46 @@ class Bench:
         resources = dataclasses.replace(self._resources, leave_one_out=True, cache={})
         return Retrieval(self._spec, resources)
 
-    def answer(self, key: str) -> tuple[list[Answer], dict[str, tuple[float, ...]], dict[str, int]]:
-        """Answers of all arms, single-question latencies and peak memory, by arm.
+    def answer(self, key: str) -> tuple[list[Answer], dict[str, int]]:
+        """Answers of all arms, and each arm's peak memory.
 
         Answers are appended to a log batch by batch, so a killed run keeps every finished batch.
         One model is loaded at a time.
         """
         answers: list[Answer] = []
-        probes: dict[str, tuple[float, ...]] = {}
         memory: dict[str, int] = {}
-        groups: dict[str, list[ArmName]] = {}
-        for arm in self._config.arms:
-            groups.setdefault(ADAPTER_OF.get(arm, ""), []).append(arm)
-        for adapter, arms in groups.items():
+        for adapter, arms in self.groups().items():
             models: list[ChatModel] = []
             for arm in arms:
-                made, probe, peak = self._arm_answers(arm, adapter, key, models)
+                made, memory[arm] = self._arm_answers(arm, adapter, key, models)
                 answers += made
-                probes[arm], memory[arm] = probe, peak
             models.clear()
             release()
         order = {arm: n for n, arm in enumerate(self._config.arms)}
         place = {q.id: n for n, q in enumerate(self.asked)}
         answers.sort(key=lambda a: (order[a.arm], place[a.question_id]))  # type: ignore[index]
-        return answers, probes, memory
+        return answers, memory
+
+    def groups(self) -> dict[str, list[ArmName]]:
+        """Arms by the adapter that they are served with ("" for none)."""
+        groups: dict[str, list[ArmName]] = {}
+        for arm in self._config.arms:
+            groups.setdefault(ADAPTER_OF.get(arm, ""), []).append(arm)
+        return groups
+
+    def load(self, adapter: str) -> ChatModel:
+        """The model with one adapter, or with none ("")."""
+        return load_model(self._config, self._adapter_path(adapter))
 
     def _arm_answers(
         self, name: ArmName, adapter: str, key: str, models: list[ChatModel]
-    ) -> tuple[list[Answer], tuple[float, ...], int]:
+    ) -> tuple[list[Answer], int]:
         asked_key = digest(key, name, [q.id for q in self.asked])
         log, done = self._answered(f"{name}-{asked_key}")
 
         def arm() -> Arm:
             if not models:
-                models.append(load_model(self._config, self._adapter_path(adapter)))
+                models.append(self.load(adapter))
             return self._arm(name, models[0])
 
         def complete() -> int:
@@ -226,19 +238,37 @@ class Bench:
             return watch.peak()
 
         peak = self._folder.stage(f"answers-{name}", asked_key, int, complete)
-        probe: tuple[float, ...] = self._folder.stage(
-            f"latency-{name}",
-            asked_key,
-            tuple[float, ...],
-            lambda: tuple(self._probe(name, arm(), models[0])),
-        )
-        return [done[q.id] for q in self.asked if q.id in done], probe, peak
+        return [done[q.id] for q in self.asked if q.id in done], peak
 
     def serve(self, name: str, adapter: Path, base_model: str) -> None:
         """Let the arms that use the adapter `name` be served with another one of the same base."""
         own = self._adapters[name]
         if own.base_model == base_model:
             self._adapters[name] = dataclasses.replace(own, path=str(adapter.resolve()))
+
+    def reader(self, name: ArmName, adapter: Adapter | None = None) -> ChatModel:
+        """The model that an arm is served by, or would be with another adapter."""
+        own = ADAPTER_OF.get(name, "")
+        place = self._folder.path / adapter.path if adapter else self._adapter_path(own)
+        return load_model(self._config, place)
+
+    def deployed(self) -> Retrieval:
+        """The pipeline as users meet it."""
+        retrieval = Retrieval(self._spec, self._resources)
+        retrieval.prepare(self.asked)
+        return retrieval
+
+    def keep(self, arm: Arm, asked: Sequence[Question], key: str) -> list[Answer]:
+        """Answers of an arm of one's own making, kept batch by batch under `key`."""
+        log, done = self._answered(f"{arm.name}-{key}")
+        self._complete(lambda: arm, asked, log, done)
+        return [done[q.id] for q in asked]
+
+    @property
+    def sampling(self) -> Sampling:
+        """How every arm decodes."""
+        decoding = self._config.decoding
+        return Sampling(decoding.max_tokens, decoding.temperature, decoding.seed)
 
     def contend(
         self, name: ArmName, model: ChatModel, asked: Sequence[Question], key: str
@@ -273,27 +303,26 @@ class Bench:
     def _adapter_path(self, name: str) -> Path | None:
         return self._folder.path / self._adapters[name].path if name else None
 
-    def _arm(self, name: ArmName, model: ChatModel, max_tokens: int = 0) -> Arm:
+    def _arm(self, name: ArmName, model: ChatModel, *, timed: bool = False) -> Arm:
         decoding = self._config.decoding
-        limit = max_tokens or decoding.max_tokens
-        sampling = Sampling(limit, decoding.temperature, decoding.seed)
+        sampling = Sampling(decoding.max_tokens, decoding.temperature, decoding.seed, stream=timed)
         retrieval = None
         if name not in CLOSED_BOOK:
             retrieval = Retrieval(self._spec, self._resources)
-            retrieval.prepare(self.asked)
+            retrieval.prepare([] if timed else self.asked)
         return arm_of(name, model, sampling, retrieval)
 
-    def _probe(self, name: ArmName, arm: Arm, model: ChatModel) -> list[float]:
-        """Seconds of single questions, asked one at a time after a short warm-up."""
-        chosen = sample(self.asked, _PROBES)
-        self._arm(name, model, max_tokens=1).answer(chosen[:1])
-        # A user's question has not been embedded before.
-        self._index.forget_queries()
-        seconds = []
-        for n, question in enumerate(chosen, 1):
-            seconds.append(arm.answer([question])[0].latency_s)
-            self._progress.update(n, len(chosen))
-        return seconds
+    def timed(self, name: ArmName, model: ChatModel) -> Answerer:
+        """An arm whose answers are to be timed, warmed up with one question."""
+        arm = self._arm(name, model, timed=True)
+
+        def answer(questions: Sequence[Question]) -> list[Answer]:
+            # A user's question has not been embedded before.
+            self._index.forget_queries()
+            return arm.answer(questions)
+
+        answer(self.asked[:1])
+        return answer
 
     def ask(self, name: str, question: Question, spec: RagSpec | None = None) -> Answer:
         """Answer one question with a trained arm, through another pipeline if one is given."""
@@ -309,8 +338,8 @@ class Bench:
         places = [self._folder.path / a.path for a in trained]
         indexing = 0.0
         if retrieves:
-            indexing = self._index.delta.seconds
-            indexing += derived_search.spent(self._spec.retrieve, self._resources).seconds
+            indexing = self._index.delta.seconds + self._folder.seconds("retriever")
+            indexing += bill_of(self._spec.retrieve, self._resources).seconds
             if self._index.folder:
                 places.append(self._index.folder)
         rows_s = sum(self._folder.seconds(f"rows-{a.name}") for a in trained)

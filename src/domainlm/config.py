@@ -15,22 +15,14 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from domainlm.acceptance import AcceptanceConfig
+from domainlm.budgets import BUDGETS, Budget
 from domainlm.errors import ConfigError
-from domainlm.schema import RagSpec, StageSpec
-from domainlm.sections import Section, ServeConfig
+from domainlm.schema import RagSpec, SetFormat, StageSpec
+from domainlm.sections import DecodingConfig, Section, ServeConfig, SplitConfig
 
-Budget = Literal["smoke", "small", "full"]
 ArmName = Literal["base", "rag", "tuned", "tuned+rag", "raft"]
 ARMS: tuple[ArmName, ...] = ("base", "rag", "tuned", "tuned+rag", "raft")
-
-
-class SplitConfig(Section):
-    """Shares of documents (dev, test_new) and of questions about known ones (test_known)."""
-
-    seed: int = 0
-    dev: float = Field(0.15, ge=0, lt=1)
-    test_new: float = Field(0.2, ge=0, lt=1)
-    test_known: float = Field(0.2, ge=0, lt=1)
 
 
 class ChunkingConfig(Section):
@@ -83,11 +75,15 @@ class RagConfig(Section):
 
 
 class SynthesisConfig(Section):
-    """Question writing from passages: how many passages are read, and what may stay."""
+    """Question writing: by the model as it is about passages, and by a writer that is tuned on the
+    train questions first about facts.
+    """
 
     passages: int = Field(0, ge=0)
     questions_per_passage: int = Field(2, ge=1, le=8)
     min_groundedness: float = Field(0.8, ge=0, le=1)
+    facts: int = Field(0, ge=0)
+    questions_per_fact: int = Field(2, ge=1, le=8)
 
 
 class PreferenceConfig(Section):
@@ -113,6 +109,16 @@ class RewardConfig(Section):
     answer: float = Field(1.0, ge=0)
     support: float = Field(0.5, ge=0)
     abstention: float = Field(1.0, ge=0)
+
+
+class RetrieverConfig(Section):
+    """Contrastive tuning of the embedder on the train questions; no `epochs`, no tuning."""
+
+    epochs: int = Field(0, ge=0, le=100)
+    negatives: int = Field(2, ge=0, le=16)
+    batch_size: int = Field(16, ge=2, le=1024)
+    learning_rate: float = Field(3e-5, gt=0, lt=1)
+    max_tokens: int = Field(128, ge=8, le=8192)
 
 
 Method = Literal["lora", "dora", "rslora", "full", "prefix", "qlora"]
@@ -158,9 +164,11 @@ class TrainingConfig(Section):
     cpt_tokens: int = Field(0, ge=0)
     cpt_learning_rate: float | None = Field(None, gt=0, lt=1)
     checkpoint_every_s: float = Field(60.0, gt=0)
+    seeds: int = Field(0, ge=0, le=20)
     synthesis: SynthesisConfig = SynthesisConfig()  # type: ignore[call-arg]
     preference: PreferenceConfig = PreferenceConfig()  # type: ignore[call-arg]
     reward: RewardConfig = RewardConfig()  # type: ignore[call-arg]
+    retriever: RetrieverConfig = RetrieverConfig()  # type: ignore[call-arg]
 
     @property
     def rate(self) -> float:
@@ -168,21 +176,19 @@ class TrainingConfig(Section):
         return self.learning_rate or _RATES[self.method]
 
 
-class DecodingConfig(Section):
-    """Identical for all arms: greedy unless told otherwise."""
-
-    max_tokens: int = Field(96, ge=1, le=4096)
-    temperature: float = Field(0.0, ge=0, le=2)
-    seed: int = 0
-
-
 class EvaluationConfig(Section):
-    """The margin within which arms count as equivalent, and a cap on test questions."""
+    """The margin within which arms count as equivalent, a cap on test questions, and how waiting is
+    timed: `probes` questions one at a time, and with a `load` above 0 that many arriving a second.
+    """
 
     margin: float = Field(0.05, gt=0, lt=1)
     max_questions: int = Field(0, ge=0)
     dev_questions: int = Field(0, ge=0)
     minimum_quality: float = Field(0.0, ge=0, le=1)
+    diagnostics: bool = False
+    probes: int = Field(0, ge=0)
+    load: float = Field(0.0, ge=0, le=1e6)
+    load_questions: int = Field(60, ge=1)
 
 
 Usd = Annotated[float, Field(ge=0, lt=1e12)]
@@ -282,6 +288,7 @@ class Config(Section):
     name: str = "run"
     documents: Path
     questions: Path
+    format: SetFormat = "auto"
     output: Path = Path("runs")
     model: str = "embedded"
     embedder: str = "embedded"
@@ -297,6 +304,7 @@ class Config(Section):
     training: TrainingConfig = TrainingConfig()  # type: ignore[call-arg]
     decoding: DecodingConfig = DecodingConfig()  # type: ignore[call-arg]
     evaluation: EvaluationConfig = EvaluationConfig()  # type: ignore[call-arg]
+    acceptance: AcceptanceConfig = AcceptanceConfig()  # type: ignore[call-arg]
     cost: CostConfig = CostConfig()  # type: ignore[call-arg]
     improve: ImproveConfig = ImproveConfig()  # type: ignore[call-arg]
     serve: ServeConfig = ServeConfig()  # type: ignore[call-arg]
@@ -323,6 +331,15 @@ class Config(Section):
             raise ValueError(
                 f"model {self.model!r} cannot be fine-tuned here, but arms asks for "
                 f"{', '.join(trained)}; set arms: [base, rag] or a local model"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _endpoint_embedder_cannot_train(self) -> Config:
+        if self.training.retriever.epochs and self.embedder.startswith(("openai:", "fake")):
+            raise ValueError(
+                f"embedder {self.embedder!r} cannot be tuned here, but training.retriever.epochs "
+                f"is {self.training.retriever.epochs}; set it to 0 or use a local embedder"
             )
         return self
 
@@ -355,32 +372,6 @@ class Config(Section):
         return self.output / f"{self.name}.{suffix}"
 
 
-# What each budget fills in where the configuration is silent (0 or absent).
-BUDGETS: dict[Budget, dict[str, Any]] = {
-    "smoke": {
-        "training": {"tuned_rows": 16, "tuned_epochs": 1, "raft_rows": 8, "raft_epochs": 1},
-        "synthesis": {"passages": 4},
-        "evaluation": {"max_questions": 10, "dev_questions": 6},
-    },
-    "small": {
-        "training": {"tuned_rows": 200, "tuned_epochs": 1, "raft_rows": 80, "raft_epochs": 1},
-        "synthesis": {"passages": 8},
-        "evaluation": {"max_questions": 48, "dev_questions": 14},
-    },
-    "full": {
-        "training": {
-            "batch_size": 8,
-            "tuned_rows": 20_000,
-            "tuned_epochs": 3,
-            "raft_rows": 5_000,
-            "raft_epochs": 1,
-        },
-        "synthesis": {"passages": 2_000},
-        "evaluation": {"max_questions": 100_000, "dev_questions": 500},
-    },
-}
-
-
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file, apply `key=value` overrides and the budget.
 
@@ -399,7 +390,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     if not isinstance(raw, dict):
         raise ConfigError(f"configuration {path} must be a mapping of settings, not {raw!r:.60}")
     for override in overrides:
-        _apply(raw, override)
+        apply_override(raw, override)
     return make_config(raw, base=path.resolve().parent)
 
 
@@ -410,6 +401,8 @@ def make_config(raw: dict[str, Any], base: Path | None = None) -> Config:
         ConfigError: a key is unknown or a value is out of range.
     """
     raw = _with_budget(raw)
+    if "documents" not in raw and raw.get("format", "auto") != "auto" and "questions" in raw:
+        raw = {**raw, "documents": raw["questions"]}
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
@@ -452,7 +445,12 @@ def _with_budget(raw: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _apply(raw: dict[str, Any], override: str) -> None:
+def apply_override(raw: dict[str, Any], override: str) -> None:
+    """Set `key=value` among raw settings.
+
+    Raises:
+        ConfigError: it is not key=value, or runs through a value.
+    """
     key, sign, value = override.partition("=")
     if not sign or not key:
         raise ConfigError(f"override {override!r} is not key=value, e.g. training.rank=8")

@@ -14,7 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from domainlm import __version__, contenders, diagnose, pricing, provenance
+from domainlm import (
+    __version__,
+    contenders,
+    controls,
+    diagnose,
+    history,
+    pricing,
+    provenance,
+    repeats,
+    timing,
+)
 from domainlm.artifacts import (
     Progress,
     RunDir,
@@ -27,8 +37,8 @@ from domainlm.artifacts import (
 )
 from domainlm.bench import ADAPTER_OF, Bench
 from domainlm.config import Config
-from domainlm.corpus.questions import check_documents, load_questions
-from domainlm.corpus.readers import load_documents
+from domainlm.corpus.questions import check_documents
+from domainlm.corpus.sets import read_asked, read_documents
 from domainlm.corpus.splits import split_questions
 from domainlm.errors import ConfigError, DataError
 from domainlm.evaluation import summary
@@ -38,6 +48,7 @@ from domainlm.models.base import Embedder
 from domainlm.rag.graph import merges_of
 from domainlm.registry import registry_of
 from domainlm.retrieval import Index, IndexDelta
+from domainlm.retriever_tuning import tuned_retrieval
 from domainlm.schema import (
     Adapter,
     Answer,
@@ -60,7 +71,10 @@ RESULT = "result.json"
 
 @dataclass(frozen=True)
 class Ground:
-    """What all arms share: documents, split questions, one index, the chosen pipeline."""
+    """What all arms share: documents, split questions, one index, the chosen pipeline.
+
+    `embedder` searches and may be tuned; `scorer`, the configured one, compares answers.
+    """
 
     documents: tuple[Document, ...]
     quarantined: tuple[Quarantined, ...]
@@ -68,6 +82,7 @@ class Ground:
     index: Index
     trials: tuple[Trial, ...]
     embedder: Embedder
+    scorer: Embedder
     corpus_key: str
     split_key: str
     pipeline_key: str
@@ -90,22 +105,25 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
     prices = pricing.check(config)
     with RunDir(config.folder, progress.stage) as folder:
         ground = prepare(config, folder, progress)
-        bench, written, adapters = tune(config, folder, ground, progress)
-        answers, probes, memory = bench.answer(
-            digest(ground.pipeline_key, config.model, config.api_base, adapters, config.decoding)
+        bench, written, training_key = workbench(config, folder, ground, progress)
+        adapters = bench.train(training_key, written)
+        answer_key = digest(
+            ground.pipeline_key, config.model, config.api_base, adapters, config.decoding
         )
+        answers, memory = bench.answer(answer_key)
+        waits = timing.measure(bench, config, folder, answer_key, progress)
 
         score_key = digest(
             [(a.arm, a.question_id, a.text, a.failed, a.passages) for a in answers],
             ground.split_key,
-            ground.embedder.name,
+            ground.scorer.name,
             __version__,
         )
         scores: tuple[Score, ...] = folder.stage(
             "scores",
             score_key,
             tuple[Score, ...],
-            lambda: tuple(score_answers(answers, bench.asked, ground.embedder)),
+            lambda: tuple(score_answers(answers, bench.asked, ground.scorer)),
         )
         waterfalls: tuple[Waterfall, ...] = folder.stage(
             "diagnose",
@@ -116,12 +134,18 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
             ),
         )
         touches = provenance.touch_test(config.output, ground.questions.test, score_key)
+        checks = controls.stage(
+            config, folder, bench, ground.by_id, ground.questions.train, scores, answer_key
+        )
+        seeds = repeats.stage(
+            config, folder, bench, written, adapters, scores, training_key, answer_key
+        )
 
         dev = [s for s in scores if s.split == "dev"]
         test = [s for s in scores if s.split != "dev"]
         spent = pricing.answer_costs(config, prices, answers)
         summaries = pricing.with_latency(
-            summary.summarise(test, answers, spent, peak_memory=memory), probes
+            summary.summarise(test, answers, spent, peak_memory=memory), waits
         )
         contrasts = summary.contrasts(test, margin=config.evaluation.margin, dev=dev)
         setups: dict[str, Setup] = {arm: bench.setup(arm, adapters) for arm in config.arms}
@@ -138,6 +162,8 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
             churn,
             now.date(),
             [warning for adapter in adapters for warning in adapter.warnings],
+            waits,
+            checks,
         )
         result = RunResult(
             name=config.name,
@@ -164,8 +190,14 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
             setups=setups,
             churn=churn,
             money=settled.money,
+            standings=settled.standings,
+            controls=checks,
+            seeds=seeds,
+            latency=waits,
         )
         write_atomic(config.folder / RESULT, dump_json(RunResult, result))
+        paid = {(a.arm, a.question_id): c for a, c in zip(answers, spent, strict=True)}
+        history.join(config.output, history.snapshot(result, paid))
         return result
 
 
@@ -178,6 +210,12 @@ def prepare(config: Config, folder: RunDir, progress: Progress) -> Ground:
     embedder = contenders.load_configured_embedder(config)
     index_key = digest(read_key, config.chunking, embedder.name)
     index, _ = contenders.open_index(folder, index_key, config, documents, embedder, progress)
+    scorer = embedder
+    if config.training.retriever.epochs:
+        index_key = digest(index_key, split_key, config.training.retriever, config.seed)
+        embedder, index, _ = tuned_retrieval(
+            config, folder, index_key, index, documents, questions, embedder, progress
+        )
     pipeline_key = digest(
         index_key, split_key, config.rag, config.evaluation.dev_questions, merges_of(index)
     )
@@ -195,6 +233,7 @@ def prepare(config: Config, folder: RunDir, progress: Progress) -> Ground:
         index,
         trials,
         embedder,
+        scorer,
         read_key,
         split_key,
         pipeline_key,
@@ -224,7 +263,9 @@ def workbench(
             ground.index,
             ground.by_id,
             ground.questions,
-            folder.path / "drafts" / f"{key}.jsonl",
+            ground.embedder,
+            folder,
+            key,
             progress,
         ),
     )
@@ -238,7 +279,9 @@ def workbench(
         ground.embedder,
         progress,
     )
-    return bench, written, digest(key, config.training)
+    # More training runs leave the first one as it is.
+    settings = config.training.model_dump(mode="json", exclude={"seeds"})
+    return bench, written, digest(key, settings)
 
 
 def follow(
@@ -347,14 +390,16 @@ def set_aside(config: Config) -> None:
 
 def corpus_key(config: Config) -> str:
     """Digest of the documents as they are, and of the code that reads them."""
-    return digest(provenance.folder_digest(config.documents), __version__)
+    return digest(provenance.documents_digest(config), __version__)
 
 
 def split_corpus(
     config: Config, folder: RunDir, key: str, documents: tuple[Document, ...]
 ) -> tuple[QuestionSet, str]:
     """The questions split by document, and the digest of what the split depends on."""
-    split_key = digest(key, provenance.file_digest(config.questions), config.split)
+    split_key = digest(
+        key, provenance.file_digest(config.questions), config.split, *provenance.format_of(config)
+    )
     questions: QuestionSet = folder.stage(
         "questions", split_key, QuestionSet, lambda: read_questions(config, documents)
     )
@@ -367,7 +412,9 @@ def read_corpus(
     """The readable documents, and the files that were set aside."""
 
     def read() -> tuple[tuple[Document, ...], tuple[Quarantined, ...]]:
-        documents, quarantined = load_documents(config.documents, progress=progress.update)
+        documents, quarantined = read_documents(
+            config.documents, config.questions, config.format, progress.update
+        )
         return tuple(documents), tuple(quarantined)
 
     kind = tuple[tuple[Document, ...], tuple[Quarantined, ...]]
@@ -382,7 +429,7 @@ def read_questions(config: Config, documents: tuple[Document, ...]) -> QuestionS
     Raises:
         DataError: the file is missing, malformed or empty, or no question is left.
     """
-    known, absent = check_documents(load_questions(config.questions), documents)
+    known, absent = check_documents(read_asked(config.questions, config.format), documents)
     scored = [q for q in known if q.references or q.task == "unanswerable"]
     if known and not scored:
         raise DataError(

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 from domainlm.config import Config
 from domainlm.errors import ConfigError, DataError
-from domainlm.evaluation import cost, roi, summary
+from domainlm.evaluation import acceptance, cost, roi, summary
 from domainlm.evaluation.cost import Machine, ModelPrice, PriceBook, machine_cost, machine_named
-from domainlm.evaluation.latency import percentile
 from domainlm.evaluation.roi import Arm, Place, Scenario
 from domainlm.evaluation.verdict import decide
 from domainlm.rag.reading import date_of
@@ -21,12 +20,16 @@ from domainlm.schema import (
     ArmSummary,
     BreakEven,
     Contrast,
+    Control,
     Document,
+    Latency,
     Money,
     RoiCase,
     RunResult,
     Score,
     Setup,
+    Standing,
+    UsedPrice,
     Verdict,
 )
 
@@ -43,6 +46,7 @@ class Settled:
     break_evens: tuple[BreakEven, ...]
     money: Money
     verdict: Verdict
+    standings: tuple[Standing, ...] = ()
 
 
 def machine(config: Config, prices: PriceBook) -> Machine:
@@ -216,8 +220,10 @@ def settle(
     churn: float | None,
     today: dt.date,
     warnings: Sequence[str] = (),
+    waits: Sequence[Latency] = (),
+    checks: Sequence[Control] = (),
 ) -> Settled:
-    """Bills, break-evens, money and verdict of answered and scored arms.
+    """Requirements, bills, break-evens, money and verdict of answered and scored arms.
 
     Args:
         config: The run's settings.
@@ -230,6 +236,8 @@ def settle(
         churn: As estimated from the documents' dates.
         today: Prices are old or not on this day.
         warnings: What training had to say.
+        waits: How long single questions took.
+        checks: Diagnostic arms, whose placebo may speak against the arm that ships.
 
     Raises:
         DataError: a measured number is unusable.
@@ -242,6 +250,15 @@ def settle(
     priced = arms(config, prices, whole, asked, setups)
     world = scenario(config, prices, churn)
     measured = {s.arm: s for s in whole}
+    standings = acceptance.judge(
+        config.acceptance,
+        [s for s in scores if s.split != "dev"],
+        asked,
+        answer_costs(config, prices, asked),
+        {w.arm: w.end_to_end["p95"] for w in waits if not w.rate},
+        minimum_correct=config.evaluation.minimum_quality,
+    )
+    admitted = acceptance.admitted(standings) if standings else tuple(measured)
     money = roi.assess(
         priced,
         world,
@@ -256,9 +273,11 @@ def settle(
             minimum=config.evaluation.minimum_quality,
             more_questions=c.more_questions,
             seed=config.seed,
+            excluded=frozenset(set(measured) - set(admitted)),
         ),
         _assumed(config, churn),
     )
+    money = dataclasses.replace(money, prices=_book(config, prices, priced, today))
     cases = tuple(
         roi.bill(a, world, measured[a.name].cost_per_correct_usd, c.questions_per_month)
         for a in priced
@@ -274,13 +293,16 @@ def settle(
         questions_per_month=c.planned_volume,
         stale=cost.stale_prices(prices, today, used=_used(config, priced), days=c.stale_days),
         money=money,
+        standings=standings,
     )
-    said = (*verdict.caveats, *caveats(config), *fallbacks(answers), *warnings)
+    placebo = [c.sentence for c in checks if c.unread and c.reference == verdict.ship]
+    said = (*verdict.caveats, *placebo, *caveats(config), *fallbacks(answers), *warnings)
     return Settled(
         cases,
         tuple(roi.break_evens(priced, world)),
         money,
         dataclasses.replace(verdict, caveats=said),
+        standings,
     )
 
 
@@ -305,6 +327,8 @@ def reprice(config: Config, result: RunResult, today: dt.date) -> RunResult:
         result.churn,
         today,
         [warning for adapter in result.adapters for warning in adapter.warnings],
+        result.latency,
+        result.controls,
     )
     return dataclasses.replace(
         result,
@@ -313,6 +337,7 @@ def reprice(config: Config, result: RunResult, today: dt.date) -> RunResult:
         break_evens=settled.break_evens,
         money=settled.money,
         verdict=settled.verdict,
+        standings=settled.standings,
     )
 
 
@@ -336,17 +361,16 @@ def churn_of(documents: Iterable[Document], today: dt.date) -> float | None:
     return 1 - math.exp(-len(ages) / sum(ages))
 
 
-def with_latency(
-    summaries: Sequence[ArmSummary], probes: Mapping[str, Sequence[float]]
-) -> list[ArmSummary]:
-    """Replace the batch shares by the latencies of single questions, where they were probed."""
+def with_latency(summaries: Sequence[ArmSummary], waits: Sequence[Latency]) -> list[ArmSummary]:
+    """Replace the batch shares by the waits of single questions, where they were timed."""
+    alone = {w.arm: w.end_to_end for w in waits if not w.rate}
     return [
         dataclasses.replace(
             s,
-            latency_p50_s=percentile(probes[s.arm], 0.5).value,
-            latency_p95_s=percentile(probes[s.arm], 0.95).value,
+            latency_p50_s=alone[s.arm]["p50"].value,
+            latency_p95_s=alone[s.arm]["p95"].value,
         )
-        if probes.get(s.arm)
+        if s.arm in alone
         else s
         for s in summaries
     ]
@@ -374,6 +398,22 @@ def _assumed(config: Config, churn: float | None) -> list[str]:
             "cost.churn to the share of documents that change in a month."
         ]
     return [f"Churn of {100 * churn:.2g} % a month is estimated from the documents' dates."]
+
+
+def _book(
+    config: Config, prices: PriceBook, priced: Sequence[Arm], today: dt.date
+) -> tuple[UsedPrice, ...]:
+    """The prices that play a part, with date and source."""
+    used = _used(config, priced)
+    old = cost.stale_prices(prices, today, used=used, days=config.cost.stale_days)
+    found: list[UsedPrice] = []
+    for name, p in {**prices.items, **prices.gpu_hours}.items():
+        found.append(UsedPrice(name, p.usd, p.as_of.isoformat(), p.source, name in old))
+    for name, m in prices.models.items():
+        for part, usd in (("input", m.input), ("output", m.output)):
+            priced_as = f"{name} {part}"
+            found.append(UsedPrice(priced_as, usd, m.as_of.isoformat(), m.source, name in old))
+    return tuple(p for p in found if p.name in used or p.name.rpartition(" ")[0] in used)
 
 
 def _used(config: Config, priced: Sequence[Arm]) -> set[str]:

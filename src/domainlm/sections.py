@@ -1,4 +1,4 @@
-"""A section of the settings, and the section of the server, which needs nothing of the others."""
+"""Sections of the settings that need nothing of the others."""
 
 from __future__ import annotations
 
@@ -11,6 +11,23 @@ class Section(BaseModel):
     """A group of settings: frozen, unknown keys refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SplitConfig(Section):
+    """Shares of documents (dev, test_new) and of questions about known ones (test_known)."""
+
+    seed: int = 0
+    dev: float = Field(0.15, ge=0, lt=1)
+    test_new: float = Field(0.2, ge=0, lt=1)
+    test_known: float = Field(0.2, ge=0, lt=1)
+
+
+class DecodingConfig(Section):
+    """Identical for all arms: greedy unless told otherwise."""
+
+    max_tokens: int = Field(96, ge=1, le=4096)
+    temperature: float = Field(0.0, ge=0, le=2)
+    seed: int = 0
 
 
 class ServeConfig(Section):

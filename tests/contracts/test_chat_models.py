@@ -48,6 +48,8 @@ class Script(BaseHTTPRequestHandler):
             return self.reply(400, {"error": {"message": f"bad chat, key {SECRET}"}})
         if "KEYLESS" in prompt:
             return self.reply(401, {"error": {"message": f"Incorrect API key: {SECRET}"}})
+        if body.get("stream") and "PIECES" not in prompt:
+            return self.reply(400, {"error": {"message": "stream is not supported"}})
         if "SLOW" in prompt:
             time.sleep(0.8)
         words = ("echo: " + prompt).split()
@@ -170,7 +172,7 @@ def test_order_usage_and_ledger(model):
 
 def test_pieces_add_up_to_the_same_text(model):
     assert isinstance(model, base.StreamingModel)
-    chats = [ask("Name three colours."), ask("Say hello to all of them.")]
+    chats = [ask("Name three colours, PIECES."), ask("Say hello to all PIECES of them.")]
     params = Sampling(max_tokens=12)
     heard = [[], []]
     made = model.generate_streamed(
@@ -182,7 +184,7 @@ def test_pieces_add_up_to_the_same_text(model):
 
 
 def test_who_stops_listening_ends_its_chat_alone(model):
-    chats = [ask("Name three colours."), ask("Say hello to all of them.")]
+    chats = [ask("Name three colours, PIECES."), ask("Say hello to all PIECES of them.")]
     stop, go = (lambda p: False), (lambda p: True)
     first, second = model.generate_streamed(chats, Sampling(max_tokens=12), [stop, go])
     assert len(first.text.split()) <= 1 < len(second.text.split())
@@ -195,6 +197,14 @@ def test_max_tokens_is_respected_and_said(model):
     assert len(g.text.split()) <= 3
     with pytest.raises(ConfigError, match="max_tokens"):
         model.generate([ask(text)], Sampling(max_tokens=0))
+
+
+def test_the_first_token_comes_before_the_last(model):
+    (g,) = model.generate([ask("Count to ten.")], Sampling(max_tokens=12, stream=True))
+    if model.name == "m":  # the scripted server does not stream
+        assert g.first_token_s is None and g.text
+    else:
+        assert 0 < g.first_token_s <= g.latency_s + 0.01
 
 
 def test_unicode_and_control_text_pass(model):

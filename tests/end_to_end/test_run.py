@@ -23,6 +23,8 @@ _CLOCKS = {
     "latency_s",
     "latency_p50_s",
     "latency_p95_s",
+    "first_token_s",
+    "latency",
     "cost_per_question_usd",
     "cost_per_correct_usd",
     "peak_memory_bytes",

@@ -89,16 +89,6 @@ def test_semantic_similarity_is_batched_and_missing_without_reference():
     assert embedder.calls == 1
 
 
-def test_quantities_and_numeric_match():
-    assert m.quantities("$7.5 million and 12% in 2023-05-01")[:2] == [(7.5e6, "$"), (12, "%")]
-    assert m.quantities("-$1,250.50, 7.5mg") == [(-1250.5, "$"), (7.5, "")]
-    assert m.numeric_match("In 2023 it rose to $7.52 million.", "$7,500,000")
-    assert m.numeric_match("about 12 percent", "12%")
-    assert not m.numeric_match("12 dollars", "12%")
-    assert not m.numeric_match("$8 million", "$7.5 million")
-    assert not m.numeric_match("5", "five")
-
-
 # --- retrieval ---
 
 

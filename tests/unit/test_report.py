@@ -1,6 +1,8 @@
+import base64
+import gzip
 import json
+import random
 import re
-import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -9,6 +11,7 @@ from pydantic import TypeAdapter
 
 from domainlm.artifacts import dump_json
 from domainlm.diagnose import MEANING
+from domainlm.evaluation.roi import words
 from domainlm.report import charts, to_html, to_markdown, write_report
 from domainlm.report import format as fmt
 from domainlm.report.questions import SHORTEST_CUT, evidence_ranges, to_json
@@ -26,8 +29,6 @@ from domainlm.schema import (
 )
 from tests.unit.report_sample import ARMS, HOSTILE, hostile_sample, sample
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-
 
 class Page(HTMLParser):
     """Tags, attributes and text of a page, and the data block."""
@@ -37,7 +38,16 @@ class Page(HTMLParser):
         self.tags, self.words, self.scripts, self.open = [], [], [], []
         self.feed(html)
         self.text = " ".join(" ".join(self.words).split())
-        self.data = json.loads(self.scripts[0])
+        kind = next(a["type"] for t, a in self.tags if a.get("id") == "run-data")
+        text = self.scripts[0]
+        packed = kind == "application/gzip"
+        self.packed = packed
+        self.data = json.loads(gzip.decompress(base64.b64decode(text)) if packed else text)
+
+    def said(self, n):
+        """A prompt's text, its passages put back."""
+        parts = self.data["texts"][n]
+        return "".join(p if isinstance(p, str) else self.data["passages"][p]["text"] for p in parts)
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
@@ -135,8 +145,10 @@ def test_every_arm_contrast_and_number_is_shown(run, page):
         for case in run.roi:
             assert fmt.usd(case.setup_usd) in text
             assert all(fmt.usd(bill) in text for _, bill in case.monthly_usd)
-        for sentence in fmt.break_even_sentences(run.break_evens):
-            assert sentence in text
+    for item in run.break_evens:
+        assert words.break_even(item) in page.text
+    for sentence in fmt.break_even_sentences(run.break_evens):
+        assert sentence in markdown
     assert len(run.contrasts) > 30 and len(fmt.overall(run)) == len(ARMS)
 
 
@@ -171,7 +183,7 @@ def test_browser_data_holds_every_answer_with_verbatim_evidence(run, page):
         for a in q["answers"]:
             answer = by_key[q["id"], a["arm"]]
             assert a["text"] == answer.text and len(a["calls"]) == len(answer.calls)
-            prompt = [(role, data["texts"][n]) for role, n in a["prompt"]]
+            prompt = [(role, page.said(n)) for role, n in a["prompt"]]
             assert prompt == [(m.role, m.content) for m in answer.prompt]
             for (n, score, ranges), p in zip(a["passages"], answer.passages, strict=True):
                 shown = data["passages"][n]
@@ -255,7 +267,7 @@ def test_hostile_text_stays_text():
     html = to_html(hostile_sample())
     page = Page(html)
     assert "<script>alert" not in html and "<img" not in html and "<!--" not in html
-    assert html.count("<script") == 2 and html.count("</script") == 2
+    assert html.count("<script") == 3 and html.count("</script") == 3
     assert "\u2028" not in page.scripts[0]
     assert page.data["questions"][0]["text"].startswith(HOSTILE)
     assert page.data["questions"][0]["answers"][0]["text"] == HOSTILE
@@ -280,10 +292,12 @@ def test_json_survives_odd_values():
 
 
 def test_size_limit_cuts_the_longest_and_says_so(run):
-    long = "x" * 60_000
+    rng = random.Random(0)
 
     def longer(a):
-        return replace(a, prompt=(replace(a.prompt[0], content=long + a.question_id),))
+        # Nothing that packing could shrink.
+        long = "".join(rng.choices("abcdefghijklmnopqrstuvwxyz0123456789", k=12_000))
+        return replace(a, prompt=(replace(a.prompt[0], content=long),))
 
     big = replace(run, answers=tuple(map(longer, run.answers)))
     assert len(to_html(big, max_bytes=10**9).encode()) > 3_000_000
@@ -292,14 +306,14 @@ def test_size_limit_cuts_the_longest_and_says_so(run):
     page = Page(html)
     assert "prompts and passages are cut after" in page.text and "result.json" in page.text
     assert len(page.data["questions"]) == 60
-    cut = max(map(len, page.data["texts"]))
-    assert SHORTEST_CUT < cut < 60_000
+    cut = max(len(part) for parts in page.data["texts"] for part in parts if isinstance(part, str))
+    assert SHORTEST_CUT < cut < 12_000
     texts = {p.text for a in run.answers for p in a.passages}
     assert {p["text"] for p in page.data["passages"]} == texts, "shorter texts must stay whole"
 
 
 def test_too_many_questions_keep_those_on_which_arms_disagree(run):
-    limit = len(to_html(run).encode()) - len(Page(to_html(run)).scripts[0].encode()) + 60_000
+    limit = len(to_html(run).encode()) - len(Page(to_html(run)).scripts[0].encode()) + 12_000
     html = to_html(run, max_bytes=limit)
     page = Page(html)
     kept = page.data["questions"]
@@ -308,6 +322,13 @@ def test_too_many_questions_keep_those_on_which_arms_disagree(run):
     disagreeing = [q for q in kept if len({a["outcome"] for a in q["answers"]}) > 1]
     assert len(disagreeing) == len(kept)
     assert [q["id"] for q in kept] == sorted(q["id"] for q in kept)
+
+
+def test_data_that_does_not_fit_is_packed_whole(run, html, page):
+    limit = len(html.encode()) - len(page.scripts[0].encode()) // 2
+    packed = Page(to_html(run, max_bytes=limit))
+    assert packed.packed and not page.packed and packed.data == page.data
+    assert "shown here" not in packed.text
 
 
 def test_long_lists_are_capped(run):
@@ -448,23 +469,6 @@ def test_highlights_only_in_gold_documents(run):
 # --- in a browser ---
 
 
-@pytest.fixture
-def browser(tmp_path):
-    webdriver = pytest.importorskip("selenium.webdriver")
-    if not (CHROMIUM and DRIVER):
-        pytest.skip("chromium and chromedriver are not installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-component-update "
-    flags += f"disable-background-networking disable-sync user-data-dir={tmp_path}/profile"
-    for flag in flags.split():
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
-
-
 def resize(browser, width, mobile=False):
     size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": mobile}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
@@ -550,6 +554,35 @@ def test_in_a_browser(browser, run, tmp_path):
         wide = js("return document.documentElement.scrollWidth")
         assert wide <= width, f"the page is {wide} px wide in a window of {width}"
     assert browser.get_log("browser") == []
+
+
+def test_packed_questions_open_in_a_browser(browser, run, html, page, tmp_path):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    limit = len(html.encode()) - len(page.scripts[0].encode()) // 2
+    path = tmp_path / "packed.html"
+    path.write_text(to_html(run, max_bytes=limit), "utf-8")
+    browser.get(path.as_uri())
+    read = browser.execute_script
+    count = "return document.getElementById('q-count').textContent"
+    WebDriverWait(browser, 10).until(lambda _: read(count) == "60 questions")
+    prompts = read("return [...document.querySelectorAll('#q-detail pre')].map(p => p.textContent)")
+    shown = {m.content for a in run.answers for m in a.prompt if a.question_id == "q000"}
+    assert shown <= set(prompts)
+    # Who is right where another is not: a number lists the questions.
+    read("document.getElementById('q-pairs').open = true")
+    cell = "document.querySelector('#q-pairs [aria-label^=\"raft right, base not\"]')"
+    WebDriverWait(browser, 10).until(lambda _: read(f"return {cell}"))
+    right = {
+        arm: {s.question_id for s in run.scores if (s.arm, s.outcome) == (arm, "correct")}
+        for arm in ARMS
+    }
+    n = len(right["raft"] - right["base"])
+    assert read(f"return {cell}.textContent") == str(n)
+    read(f"{cell}.click()")
+    assert read(count) == f"{n} questions"
+    read("document.getElementById('q-pair-off').click()")
+    assert read(count) == "60 questions" and browser.get_log("browser") == []
 
 
 def test_hostile_text_in_a_browser(browser, tmp_path):

@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from domainlm import __version__
-from domainlm.cli import build, feedback, look, models, money, serve
+from domainlm.cli import build, feedback, look, models, money, runs, serve
 from domainlm.errors import DomainLMError
 
 app = typer.Typer(
@@ -36,6 +36,11 @@ for command in (
     look.diagnose,
     money.roi,
     money.plan,
+    runs.recommend,
+    runs.compare,
+    runs.score,
+    runs.history,
+    runs.gate,
     models.improve,
     models.why,
     models.forget,

@@ -10,7 +10,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from domainlm.cli.common import AsJson, ConfigFile, Settings, bars, load, print_json
+from domainlm.cli.common import AsJson, ConfigFile, Settings, Trust, bars, load, print_json
 from domainlm.errors import DataError
 
 app = typer.Typer(
@@ -19,15 +19,6 @@ app = typer.Typer(
 )
 
 _MAX_STDIN = 1_000_000
-Trust = Annotated[
-    float | None,
-    typer.Option(
-        min=-1,
-        max=1,
-        show_default="0.667",
-        help="A judge may train if its alpha with people is surely at least this.",
-    ),
-]
 
 
 class Form(StrEnum):
@@ -119,7 +110,7 @@ def import_(
     as_json: AsJson = False,
 ) -> None:
     """Add another log's export, or what other tools collected; a second time changes nothing."""
-    from domainlm.actions import import_feedback
+    from domainlm.intake import import_feedback
 
     settings = load(config, override)
     with bars(as_json) as shown:
@@ -143,11 +134,11 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write all events, or the training rows that follow from them by the written rules."""
-    from domainlm.actions import training_feedback
     from domainlm.artifacts import write_atomic
     from domainlm.feedback.exchange import export_log
     from domainlm.feedback.formats import Kind, lines
     from domainlm.feedback.log import EventLog
+    from domainlm.intake import training_feedback
 
     settings = load(config, override)
     if form is Form.events:

@@ -68,7 +68,8 @@ class Bars:
             "rows": f"Building training rows for {what}",
             "adapter": f"Training {what}",
             "answers": f"Answering with {what}",
-            "latency": f"Timing {what}",
+            "latency": "Timing single questions",
+            "load": f"Timing {what} at the load",
         }
         title = _TITLES.get(name, plain.get(verb, name))
         if cached:

@@ -70,6 +70,9 @@ def show_result(result: RunResult, page: Path | None) -> None:
     console.print(Text(clean(result.verdict.sentence), style="bold"))
     for reason in result.verdict.reasons:
         console.print(clean(f"• {reason}"), highlight=False, markup=False)
+    beside = [c.sentence for c in result.controls] + [s.sentence for s in result.seeds]
+    for sentence in beside:
+        console.print(clean(f"◦ {sentence}"), highlight=False, markup=False)
     for caveat in result.verdict.caveats:
         # Caveats quote what models and servers said.
         console.print(clean(f"! {caveat}"), style="yellow", highlight=False, markup=False)

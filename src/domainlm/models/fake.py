@@ -68,6 +68,7 @@ class FakeModel:
         if params.max_tokens < 1:
             raise ConfigError(f"max_tokens is {params.max_tokens}; it must be at least 1")
         done = []
+        called = time.perf_counter()
         for chat in chats:
             started = time.perf_counter()
             self.chats.append(chat)
@@ -85,7 +86,10 @@ class FakeModel:
                 text = " ".join(words[: params.max_tokens])
             usage = Usage(words_in, min(len(words), params.max_tokens))
             seconds = time.perf_counter() - started
-            done.append(Generation(text, usage, seconds, self.name, "length" if over else "stop"))
+            finish: Literal["stop", "length"] = "length" if over else "stop"
+            # It says everything at once, after those before it.
+            first = time.perf_counter() - called
+            done.append(Generation(text, usage, seconds, self.name, finish, first_token_s=first))
             report_call(self.name, "generate", usage.tokens_in, usage.tokens_out, seconds)
         return done
 

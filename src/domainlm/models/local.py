@@ -127,7 +127,8 @@ class LocalModel:
     def generate(self, chats: Sequence[Chat], params: Sampling) -> list[Generation]:
         """Complete each chat; one that overflows the context yields an error generation.
 
-        `latency_s` is the batch's wall time over its items; `tokens_out` includes the end token.
+        `latency_s` is the batch's wall time over its items, `first_token_s` counts from this call;
+        `tokens_out` includes the end token.
 
         Raises:
             ConfigError: `max_tokens` is below 1.
@@ -163,9 +164,10 @@ class LocalModel:
                 )
         order = [index for index in range(len(prompts)) if index not in done]
         lengths = [len(prompt) for prompt in prompts]
+        called = time.perf_counter()
         with self.lock:
             for batch in plan_batches(order, lengths, self.batch_size, self.batch_tokens):
-                done.update(self._run(batch, prompts, seeds, params, told))
+                done.update(self._run(batch, prompts, seeds, params, called, told))
         ordered = [done[index] for index in range(len(chats))]
         for g, listener in zip(ordered, told, strict=False):
             listener.end(g.text)
@@ -226,13 +228,14 @@ class LocalModel:
         prompts: list[list[int]],
         seeds: list[int],
         params: Sampling,
+        called: float,
         told: Sequence[Piecewise],
     ) -> dict[int, Generation]:
-        """Decode one batch; when memory runs out, halve it."""
+        """Decode one batch of a call; when memory runs out, halve it."""
         started = time.perf_counter()
         try:
             with torch.inference_mode():
-                outputs = self._decode(
+                outputs, first = self._decode(
                     [prompts[i] for i in batch],
                     [seeds[i] for i in batch],
                     params,
@@ -243,8 +246,8 @@ class LocalModel:
             if len(batch) == 1:
                 return {batch[0]: self._failed(f"{self.device} has too little memory for a prompt")}
             half = len(batch) // 2
-            first = self._run(batch[:half], prompts, seeds, params, told)
-            return first | self._run(batch[half:], prompts, seeds, params, told)
+            front = self._run(batch[:half], prompts, seeds, params, called, told)
+            return front | self._run(batch[half:], prompts, seeds, params, called, told)
         share = (time.perf_counter() - started) / len(batch)
         results = {}
         for index, tokens in zip(batch, outputs, strict=True):
@@ -257,6 +260,7 @@ class LocalModel:
                 latency_s=share,
                 model=self.name,
                 finish="stop" if ended else "length",
+                first_token_s=first - called,
             )
         return results
 
@@ -266,8 +270,9 @@ class LocalModel:
         seeds: list[int],
         params: Sampling,
         told: Sequence[Piecewise] = (),
-    ) -> list[list[int]]:
-        """New tokens of each prompt, the end token included; `told` hears of each step.
+    ) -> tuple[list[list[int]], float]:
+        """New tokens of each prompt, the end token included, and when the first ones were there
+        (`time.perf_counter`); `told` hears of each step.
 
         Shapes: b chats still decoding, s padded prompt length, v vocabulary.
         """
@@ -286,6 +291,7 @@ class LocalModel:
         rows = list(range(len(prompts)))  # the chat of each batch row
         alive = set(rows)
         streams = [torch.Generator().manual_seed(seed) for seed in seeds]
+        first = 0.0
         for step in range(params.max_tokens):
             logits = self.model(
                 input_ids=ids,
@@ -296,7 +302,11 @@ class LocalModel:
                 logits_to_keep=1,
             ).logits[:, -1]  # (b, v)
             chosen = choose(logits, [streams[row] for row in rows], params.temperature)
-            for row, token in zip(rows, chosen.tolist(), strict=True):
+            tokens = chosen.tolist()
+            if step == 0:
+                # Reading the tokens waits for the device, so this is no queued kernel's time.
+                first = time.perf_counter()
+            for row, token in zip(rows, tokens, strict=True):
                 if row in alive:
                     outputs[row].append(token)
                     if token in self.end or self._stopped(outputs[row], params.stop):
@@ -318,7 +328,7 @@ class LocalModel:
             ids = chosen.to(self.device)[:, None]
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
             positions = positions[:, -1:] + 1
-        return outputs
+        return outputs, first
 
     def _text(self, tokens: list[int]) -> str:
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True))

@@ -15,6 +15,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -26,6 +28,7 @@ from domainlm.models.base import Array, Listener, report_call
 from domainlm.models.control import defuse_usual
 from domainlm.models.pieces import Piecewise
 from domainlm.schema import Chat, Generation, Sampling, Usage
+from domainlm.tokens import estimate_tokens
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -38,7 +41,11 @@ _FATAL = (401, 403, 404)
 
 
 class _ChatError(Exception):
-    """One request failed for good; the others go on."""
+    """One request failed for good; the others go on. `status` is the server's; 0: it gave none."""
+
+    def __init__(self, said: str, status: int = 0) -> None:
+        super().__init__(said)
+        self.status = status
 
 
 class _Endpoint:
@@ -105,7 +112,7 @@ class _Endpoint:
                         f"check the model's name, api_base and the key in {self.key_env}"
                     ) from None
                 if last or not (status in _RETRIED or status >= 500):
-                    raise _ChatError(f"status {status}: {said}") from None
+                    raise _ChatError(f"status {status}: {said}", status) from None
                 wait = _retry_after(error.response.headers, wait)
             except self.api.APIError as error:  # a body that is not what the protocol says
                 raise _ChatError(self._clean(error)) from None
@@ -124,6 +131,52 @@ class _Endpoint:
         text = " ".join(str(error).split())[:200]
         # Servers quote the key they refuse; "none" is no secret and may be an ordinary word.
         return text if self._key == "none" else text.replace(self._key, "***")
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    """Text, why it ended, the server's count of tokens, and when its first piece came
+    (`time.perf_counter`; None if it came whole).
+    """
+
+    text: str
+    reason: str | None
+    used: Any
+    first: float | None = None
+
+
+_STREAM: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
+_NO_STREAM = (400, 405, 422, 501)
+"""What servers say that do not stream, or do not count tokens when they do."""
+
+
+def _whole(reply: Any) -> _Reply | None:
+    """A reply that came in one piece; None if it has no choices."""
+    choices = getattr(reply, "choices", None)
+    if not choices or getattr(choices[0], "message", None) is None:
+        return None
+    used = getattr(reply, "usage", None)
+    return _Reply(choices[0].message.content or "", choices[0].finish_reason, used)
+
+
+def _streamed(pieces: Any, told: Piecewise | None) -> _Reply | None:
+    """A reply read to its end, or until nobody listens any more; None if no piece has choices."""
+    parts: list[str] = []
+    reason, used, first, seen = None, None, None, False
+    with pieces:
+        for piece in pieces:
+            used = getattr(piece, "usage", None) or used
+            # The last piece carries the usage alone.
+            for choice in (getattr(piece, "choices", None) or ())[:1]:
+                seen = True
+                text = getattr(choice.delta, "content", None) or ""
+                if text and first is None:
+                    first = time.perf_counter()
+                parts.append(text)
+                reason = choice.finish_reason or reason
+                if told and not told.grow("".join(parts)):
+                    return _Reply("".join(parts), reason, used, first)
+    return _Reply("".join(parts), reason, used, first) if seen else None
 
 
 class OpenAIModel:
@@ -173,33 +226,33 @@ class OpenAIModel:
             ModelError: the key is refused, there is no such model, or the host is unreachable.
             ConfigError: `max_tokens` is below 1.
         """
-        return self._generate(chats, params, [None] * len(chats))
+        return self.generate_streamed(chats, params, ())
 
     def generate_streamed(
         self, chats: Sequence[Chat], params: Sampling, listeners: Sequence[Listener]
     ) -> list[Generation]:
-        """See `StreamingModel.generate_streamed`; listeners are told by other threads.
+        """See `StreamingModel.generate_streamed`; listeners are told by other threads, and without
+        any nobody is told.
 
         Raises:
             ModelError: the key is refused, there is no such model, or the host is unreachable.
             ConfigError: `max_tokens` is below 1.
         """
-        return self._generate(chats, params, listeners)
-
-    def _generate(
-        self, chats: Sequence[Chat], params: Sampling, listeners: Sequence[Listener | None]
-    ) -> list[Generation]:
         if params.max_tokens < 1:
             raise ConfigError(f"max_tokens is {params.max_tokens}; it must be at least 1")
         if not chats:
             return []
         seen: Counter[Chat] = Counter()
         jobs = []
-        for chat, listener in zip(chats, listeners, strict=True):
+        told = [Piecewise(listener, params.stop) for listener in listeners]
+        for chat, piecewise in zip_longest(chats, told):
             # Repeats of a prompt must differ.
-            jobs.append((chat, params.seed + seen[chat], listener))
+            jobs.append((chat, params.seed + seen[chat], piecewise))
             seen[chat] += 1
-        done = self._endpoint.map(lambda job: self._complete(*job, params), jobs)
+        if told:
+            params = replace(params, stream=True)
+        called = time.perf_counter()
+        done = self._endpoint.map(lambda job: self._complete(*job, params, called), jobs)
         # Reported here: worker threads do not see this thread's ledger.
         for item in done:
             used = item.usage
@@ -207,7 +260,7 @@ class OpenAIModel:
         return done
 
     def _complete(
-        self, chat: Chat, seed: int, listener: Listener | None, params: Sampling
+        self, chat: Chat, seed: int, told: Piecewise | None, params: Sampling, called: float
     ) -> Generation:
         cap = "max_completion_tokens" if self._endpoint.hosted_openai else "max_tokens"
         options: dict[str, Any] = {cap: params.max_tokens, "temperature": params.temperature}
@@ -218,61 +271,39 @@ class OpenAIModel:
         # The server renders the template; many read control tokens in the content as real ones.
         messages = [{"role": m.role, "content": defuse_usual(m.content)} for m in chat]
         create = self._endpoint.client.chat.completions.create
-        told = Piecewise(listener, params.stop) if listener else None
-        if told:
-            options |= {"stream": True, "stream_options": {"include_usage": True}}
-
-        def send() -> _Reply:
-            reply = create(model=self.name, messages=messages, **options)
-            return _gather(reply, told) if told else _whole(reply)
-
+        ask = {"model": self.name, "messages": messages, **options}
         started = time.perf_counter()
+
+        def send() -> _Reply | None:
+            if params.stream:
+                return _streamed(create(**ask, **_STREAM), told)
+            return _whole(create(**ask))
+
         try:
             reply = self._endpoint.request(send)
         except _ChatError as error:
+            if params.stream and error.status in _NO_STREAM:
+                return self._complete(chat, seed, told, replace(params, stream=False), called)
             seconds = time.perf_counter() - started
             return Generation("", Usage(), seconds, self.name, "error", str(error))
         seconds = time.perf_counter() - started
         if reply is None:
             return Generation("", Usage(), seconds, self.name, "error", "the reply has no choices")
-        text, reason, used = reply
         usage = Usage(
-            getattr(used, "prompt_tokens", None) or sum(estimate_tokens(m.content) for m in chat),
-            getattr(used, "completion_tokens", None) or estimate_tokens(text),
+            getattr(reply.used, "prompt_tokens", None)
+            or sum(estimate_tokens(m.content) for m in chat),
+            getattr(reply.used, "completion_tokens", None) or estimate_tokens(reply.text),
         )
-        if reason == "content_filter":
+        if reply.reason == "content_filter":
             refused = "the server's content filter stopped the answer"
             return Generation("", usage, seconds, self.name, "error", refused)
-        finish: Literal["stop", "length"] = "length" if reason == "length" else "stop"
+        finish: Literal["stop", "length"] = "length" if reply.reason == "length" else "stop"
         if told:
-            told.end(text.strip())
-        return Generation(text.strip(), usage, seconds, self.name, finish)
-
-
-_Reply = tuple[str, str | None, Any] | None
-"""Text, the reason why it ended and the usage; None for a reply without choices."""
-
-
-def _whole(reply: Any) -> _Reply:
-    choices = getattr(reply, "choices", None)
-    if not choices or getattr(choices[0], "message", None) is None:
-        return None
-    return choices[0].message.content or "", choices[0].finish_reason, getattr(reply, "usage", None)
-
-
-def _gather(stream: Any, told: Piecewise) -> _Reply:
-    """The pieces of a stream as one reply; it is cut off when nobody listens any more."""
-    text, reason, used, any_choice = "", None, None, False
-    with stream:
-        for chunk in stream:
-            used = getattr(chunk, "usage", None) or used
-            for choice in chunk.choices[:1]:
-                any_choice = True
-                text += choice.delta.content or ""
-                reason = choice.finish_reason or reason
-                if not told.grow(text):
-                    return text, reason, used
-    return (text, reason, used) if any_choice else None
+            told.end(reply.text.strip())
+        first = None if reply.first is None else reply.first - called
+        return Generation(
+            reply.text.strip(), usage, seconds, self.name, finish, first_token_s=first
+        )
 
 
 class OpenAIEmbedder:
@@ -339,11 +370,6 @@ class OpenAIEmbedder:
             raise ModelError(f"{self.name} returned {len(rows)} vectors for {len(texts)} texts")
         tokens = getattr(getattr(reply, "usage", None), "prompt_tokens", None)
         return [row.embedding for row in rows], tokens or sum(map(estimate_tokens, texts))
-
-
-def estimate_tokens(text: str) -> int:
-    """Four UTF-8 bytes a token, at least one."""
-    return max(1, math.ceil(len(text.encode("utf-8", "surrogatepass")) / 4))
 
 
 def _retry_after(headers: Any, otherwise: float) -> float:

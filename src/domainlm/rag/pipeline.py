@@ -17,8 +17,7 @@ from domainlm.fusion import rrf
 from domainlm.models.base import ChatModel, purpose, record_calls
 from domainlm.rag import prompts
 from domainlm.rag.citations import cite
-from domainlm.rag.derived import Quote
-from domainlm.rag.derived_search import Prepares
+from domainlm.rag.preparing import Prepares
 from domainlm.rag.stages import PostProcessor, QueryTransform, Resources, Retriever, build_stage
 from domainlm.rag.trace import Memo, Phase, record_trace, run_stage
 from domainlm.schema import (
@@ -66,26 +65,21 @@ class Retrieval:
         self._retrievers: list[Retriever] = [
             build_stage("retrieve", s, resources) for s in spec.retrieve
         ]
-        built: list[object] = [*self._retrievers]
-        self._deriving: list[Prepares] = [r for r in built if isinstance(r, Prepares)]
         self._full_text: Retriever = build_stage("retrieve", StageSpec("bm25"), resources)
         self._rerank: list[PostProcessor] = [build_stage("post", s, resources) for s in spec.rerank]
         self._post: list[PostProcessor] = [build_stage("post", s, resources) for s in spec.post]
 
     def prepare(self, questions: Sequence[Question]) -> None:
-        """Derive the texts that stages search, so that no question is billed for them, and embed
-        the questions in one batch, so that single lookups hit the cache.
+        """Have made what retrievers need, so that no question is billed for it, and embed the
+        questions in one batch, so that single lookups hit the cache.
         """
-        for stage in self._deriving:
+        for retriever in self._retrievers:
+            # A model that is down shows in each answer's trace.
             with contextlib.suppress(ModelError):
-                stage.prepare()
-        # An embedder that is down shows in each answer's trace.
+                if isinstance(retriever, Prepares):
+                    retriever.prepare()
         with contextlib.suppress(ModelError):
             self.resources.index.embed_queries([q.text for q in questions])
-
-    def quotes(self) -> list[Quote]:
-        """What the texts that stages still have to derive would take; no model is asked."""
-        return [stage.quote() for stage in self._deriving]
 
     def __call__(self, question: Question, k: int | None = None) -> list[Passage]:
         """The `k` best passages (default: as many as the prompt takes)."""
@@ -214,6 +208,7 @@ def generate(
     with record_calls(), purpose("answer"):
         generations = model.generate(chats, sampling)
     answers = []
+    waited = sum(took[0] for took in retrieved or ())
     for i, (question, chat, made) in enumerate(zip(questions, chats, generations, strict=True)):
         seconds, calls, steps = retrieved[i] if retrieved is not None else (0.0, [], ())
         spent = Call(
@@ -239,6 +234,7 @@ def generate(
                 error=made.error,
                 trace=steps,
                 citations=cite(made.text.strip(), passages[i]),
+                first_token_s=None if made.first_token_s is None else waited + made.first_token_s,
             )
         )
     return answers

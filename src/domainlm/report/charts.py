@@ -31,6 +31,9 @@ class CostPoint:
     slot: int
     cost: float
     quality: Interval
+    low_cost: float | None = None
+    high_cost: float | None = None
+    on_front: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +207,9 @@ def _frame(x: Axis, y: Axis, x_name: str, y_name: str, *, money: bool) -> list[M
     """Grid, tick labels and names of both axes; `y.start` is the bottom."""
     parts = []
     for t in y.ticks():
-        label = f"${compact(t)}" if money else compact(round(t, 10))
+        label = compact(round(t, 10))
+        if money:
+            label = f"−${label[1:]}" if t < 0 else f"${label}"
         parts.append(_line(x.start, y(t), x.end, y(t), "grid"))
         parts.append(_text(x.start - 8, y(t) + 4, label, "tick", "end"))
     for t in x.ticks():
@@ -244,7 +249,7 @@ def place_labels(anchors: Sequence[tuple[float, float, str]], taken: list[_Box])
 def scatter(items: Sequence[CostPoint]) -> Markup:
     """Quality against cost, one mark per arm, logarithmic in cost where it spans enough."""
     width, height = 480.0, 350.0
-    costs = [p.cost for p in items]
+    costs = [c for p in items for c in (p.cost, p.low_cost, p.high_cost) if c is not None]
     log = min(costs) > 0 and max(costs) / min(costs) > 5
     if log:
         x = Axis(min(costs) / 1.6, max(costs) * 2.0, 64, width - 20, log=True)
@@ -255,6 +260,8 @@ def scatter(items: Sequence[CostPoint]) -> Markup:
     y = Axis(min(0.0, *known), min(1.05, max(known) * 1.12 + 0.02), height - 62, 34)
     parts = _frame(x, y, "$ per 1,000 questions", "Primary score", money=False)
     taken: list[_Box] = [(0, height - 62, width, height), (width - 8, 0, width * 2, height)]
+    parts += [_region(p, x, y) for p in items]
+    parts += _front_line(items, x, y)
     for p in items:
         px, py, q = x(p.cost), y(p.quality.value), p.quality
         taken.append((px - 7, py - 7, px + 7, py + 7))
@@ -279,6 +286,38 @@ def scatter(items: Sequence[CostPoint]) -> Markup:
         f"{p.arm} {number(p.quality.value)} at {usd(p.cost)}" for p in items
     )
     return _svg(width, height, title, *parts, cls="chart")
+
+
+def _region(p: CostPoint, x: Axis, y: Axis) -> Markup:
+    """Where an arm may lie: the intervals of quality and cost as half-axes of an ellipse."""
+    q = p.quality
+    ends = (p.low_cost, p.high_cost, q.low, q.high)
+    if any(end is None for end in ends):
+        return Markup("")
+    left, right, bottom, top = x(ends[0] or 0), x(ends[1] or 0), y(ends[2] or 0), y(ends[3] or 0)
+    at, level = x(p.cost), y(q.value)
+    path = f"M{left:.1f},{level:.1f}"
+    for to_x, to_y, rx, ry in (
+        (at, top, at - left, level - top),
+        (right, level, right - at, level - top),
+        (at, bottom, right - at, bottom - level),
+        (left, level, at - left, bottom - level),
+    ):
+        path += f"A{max(rx, 0.1):.1f},{max(ry, 0.1):.1f} 0 0 1 {to_x:.1f},{to_y:.1f}"
+    return _tag("path", d=path + "Z", cls=f"region arm-{p.slot}")
+
+
+def _front_line(items: Sequence[CostPoint], x: Axis, y: Axis) -> list[Markup]:
+    """Steps through the arms that no other beats on quality and cost."""
+    front = sorted((p for p in items if p.on_front), key=lambda p: p.cost)
+    if len(front) < 2:
+        return []
+    places = [(x(p.cost), y(p.quality.value)) for p in front]
+    steps = [places[0]]
+    for px, py in places[1:]:
+        steps += [(px, steps[-1][1]), (px, py)]
+    path = " ".join(f"{a:.1f},{b:.1f}" for a, b in steps)
+    return [_tag("polyline", points=path, cls="front")]
 
 
 def monthly(cases: Sequence[RoiCase], slots: Mapping[str, int]) -> Markup | None:

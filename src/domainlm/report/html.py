@@ -19,15 +19,18 @@ from markupsafe import Markup
 
 from domainlm.artifacts import write_atomic
 from domainlm.diagnose import MEANING
-from domainlm.report import charts
+from domainlm.evaluation import acceptance
+from domainlm.report import charts, trust, whatif
 from domainlm.report import format as fmt
+from domainlm.report.facts import WAIT_HEAD, facts, turns, waits
 from domainlm.report.markdown import to_markdown
 from domainlm.report.money import HEAD, net_value
-from domainlm.report.questions import embed
-from domainlm.schema import TASKS, BreakEven, Contrast, Interval, RunResult
+from domainlm.report.questions import JSON, Block, embed, to_json
+from domainlm.schema import TASKS, ArmMoney, BreakEven, Contrast, Interval, RunResult
 
 MAX_BYTES = 4_900_000
 """Size of report.html at most; mail servers and browsers stay comfortable below 5 MB."""
+SCRIPTS = ("roi.js", "whatif.js", "script.js")
 _MAX_LISTED = 200
 _RESERVE = 2_000
 """Bytes kept for the notes that say what was left out."""
@@ -91,28 +94,33 @@ def to_html(result: RunResult, *, max_bytes: int = MAX_BYTES) -> str:
     slots = fmt.arm_slots(fmt.arm_names(result))
     template = _environment().get_template("template.html.j2")
     view = _view(result, slots)
-    bare = template.render(**view, data=Markup("{}"), notes=[])
+    bare = template.render(**view, data=Markup("{}"), kind=JSON, notes=())
     budget = max_bytes - len(bare.encode("utf-8", "replace")) - _RESERVE
-    data, notes = embed(result, slots, max(0, budget))
-    return template.render(**view, data=Markup(data), notes=notes)  # noqa: S704
+    block = embed(result, slots, max(0, budget))
+    return template.render(
+        **view,
+        data=Markup(block.text),  # noqa: S704
+        kind=block.kind,
+        notes=block.notes,
+    )
 
 
-def to_content(result: RunResult, *, max_bytes: int) -> tuple[Markup, Markup]:
+def to_content(result: RunResult, *, max_bytes: int) -> tuple[Markup, Block]:
     """The report without its page, for an application that has the style sheet and the script.
 
     Returns:
-        HTML of header and main part, and the JSON of the question browser, which belongs into a
-        `<script type="application/json" id="run-data">`.
+        HTML of header and main part, and the data of the question browser, which belongs into a
+        `<script type="{kind}" id="run-data">`.
     """
     slots = fmt.arm_slots(fmt.arm_names(result))
-    data, notes = embed(result, slots, max_bytes)
-    html = _environment().get_template("content.html.j2").render(_view(result, slots), notes=notes)
-    return Markup(html), Markup(data)  # noqa: S704
+    block = embed(result, slots, max_bytes)
+    template = _environment().get_template("content.html.j2")
+    return Markup(template.render(_view(result, slots), notes=block.notes)), block  # noqa: S704
 
 
 def style_and_script() -> tuple[str, str]:
     """The report's style sheet and script."""
-    return _read("style.css").strip(), _read("script.js").strip()
+    return _read("style.css").strip(), "\n".join(_read(name).strip() for name in SCRIPTS)
 
 
 def _read(name: str) -> str:
@@ -144,11 +152,14 @@ def add_filters(env: jinja2.Environment) -> None:
         "pipeline": fmt.pipeline,
         "compact": fmt.compact,
         "detectable": fmt.detectable,
+        "requirement": acceptance.said,
+        "requirement_cell": acceptance.cell,
     }
     env.globals["swatch"] = charts.swatch
 
 
 def _view(result: RunResult, slots: dict[str, int]) -> dict[str, Any]:
+    moving = whatif.embedded(result, slots)
     style, script = style_and_script()
     return {
         "r": result,
@@ -160,10 +171,19 @@ def _view(result: RunResult, slots: dict[str, int]) -> dict[str, Any]:
         "arms": _arm_rows(result, slots),
         "tasks": [t for t in TASKS if any(s.task == t for s in result.summaries)],
         "contrasts": _contrast_groups(result),
+        "facts": facts(result),
+        "turns": turns(result),
+        "waits": waits(result),
+        "wait_head": WAIT_HEAD,
+        "ledger": trust.ledger(result),
         "scatter": _scatter(result, slots),
+        "regions": any(a.question_usd for a in _money_of(result)),
+        "fronts": [(a.arm, a.p_front) for a in _money_of(result) if a.p_front is not None],
         "frontier": _frontier(result),
         "monthly": charts.monthly(result.roi, slots),
         "net": net_value(result, slots),
+        "sliders": whatif.sliders(result.money) if result.money and moving else [],
+        "money_data": Markup(to_json(moving)),  # noqa: S704
         "net_head": HEAD,
         "volumes": sorted({q for c in result.roi for q, _ in c.monthly_usd}),
         "break_evens": fmt.break_even_sentences(_shipped_first(result)),
@@ -236,17 +256,30 @@ def _contrast_groups(result: RunResult) -> list[dict[str, Any]]:
     return made
 
 
+def _money_of(result: RunResult) -> tuple[ArmMoney, ...]:
+    return result.money.arms if result.money else ()
+
+
 def _scatter(result: RunResult, slots: dict[str, int]) -> Markup | None:
-    items = [
-        charts.CostPoint(arm, slots[arm], 1000 * s.cost_per_question_usd, s.metrics["primary"])
-        for arm, s in fmt.overall(result).items()
-        if "primary" in s.metrics
-    ]
+    ranges = {a.arm: a.question_usd for a in _money_of(result)}
+    places, beaten = _beaten(result)
+    items = []
+    for arm, s in fmt.overall(result).items():
+        if arm not in places:
+            continue
+        cost, i = 1000 * s.cost_per_question_usd, ranges.get(arm)
+        low = high = None
+        if i and i.value > 0 and i.low is not None and i.high is not None:
+            # As shares: the bill of a rented machine is not in what one more question costs.
+            low, high = cost * i.low / i.value, cost * i.high / i.value
+        quality = s.metrics["primary"]
+        point = charts.CostPoint(arm, slots[arm], cost, quality, low, high, arm not in beaten)
+        items.append(point)
     return charts.scatter(items) if items else None
 
 
-def _frontier(result: RunResult) -> list[str]:
-    """Which arms are beaten on quality and cost at once, by their point estimates."""
+def _beaten(result: RunResult) -> tuple[dict[str, tuple[float, float]], dict[str, str]]:
+    """Cost and loss of each scored arm, and who beats it on quality and cost at once."""
     scored = {a: s for a, s in fmt.overall(result).items() if "primary" in s.metrics}
     places = {a: (s.cost_per_question_usd, -s.metrics["primary"].value) for a, s in scored.items()}
     beaten: dict[str, str] = {}
@@ -256,6 +289,12 @@ def _frontier(result: RunResult) -> list[str]:
         ]
         if better:
             beaten[a] = min(better, key=lambda b: places[b][1])
+    return places, beaten
+
+
+def _frontier(result: RunResult) -> list[str]:
+    """Which arms are beaten on quality and cost at once, by their point estimates."""
+    places, beaten = _beaten(result)
     free = [a for a in places if a not in beaten]
     said = [f"Not beaten on both score and cost: {', '.join(free)}."] if free else []
     return said + [f"{by} scores higher than {a} and costs no more." for a, by in beaten.items()]

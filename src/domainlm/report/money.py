@@ -1,4 +1,7 @@
-"""Net value in the report: curves, tornado, chances, and what would turn the decision."""
+"""Net value in the report: curves, tornado, chances, and what would turn the decision.
+
+What is written here stands without JavaScript and in print; the sliders (`whatif`) overwrite it.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,10 +11,9 @@ from markupsafe import Markup, escape
 from domainlm.evaluation.roi import NONE, words
 from domainlm.report import format as fmt
 from domainlm.report.charts import _DASHES, Axis, _frame, _line, _svg, _tag, _text
+from domainlm.report.whatif import OTHER_SLOT
 from domainlm.schema import ArmMoney, Money, RunResult, Swing
 
-_OTHER_SLOT = 5
-"""Mark of people and of shipping nothing, which no arm has."""
 HEAD = (
     "Choice",
     "Setup",
@@ -31,16 +33,47 @@ class NetValue:
     rows: tuple[tuple[str, ...], ...]
     curves: Markup
     tornado: Markup | None
-    sentences: tuple[str, ...]
+    surely: tuple[str, ...]
+    """Chances, break-evens of the best choice, retraining."""
+    turning: tuple[str, ...]
+    """What more questions are worth, and what would turn the decision."""
+    others: tuple[str, ...]
+    """Break-evens of the other choices."""
+    caption: str
 
 
 def net_value(result: RunResult, slots: Mapping[str, int]) -> NetValue | None:
-    """Net value of a run for its page; None where answers have no declared worth."""
+    """Money of a run for its page; None in results that keep none."""
     money = result.money
-    if money is None or money.best is None:
+    if money is None:
         return None
-    tornado = _tornado(money) if money.tornado else None
-    return NetValue(rows(money), _curves(money, slots), tornado, sentences(money))
+    ship = result.verdict.ship
+    first = ship if money.arm(ship) and ship != NONE else _best_arm(money)
+    said = [(b.a == first, words.break_even(b)) for b in result.break_evens if b.horizon_months]
+    surely = (words.chances(money), *(s for own, s in said if own), *words.retraining(money))
+    turning = (words.more_questions(money), *(f.sentence for f in money.flips))
+    return NetValue(
+        rows(money),
+        _curves(money, slots),
+        _tornado(money) if money.tornado else None,
+        tuple(s for s in surely if s),
+        tuple(s for s in turning if s),
+        tuple(s for own, s in said if not own),
+        f"Over {money.months} months at {money.volume:,.0f} questions a month; “best” is the "
+        "chance of earning the most",
+    )
+
+
+def _best_arm(money: Money) -> str:
+    """The arm that nets the most, or has the cheapest right answers."""
+    shown = [a for a in money.arms if a.arm != NONE]
+    net = [a for a in shown if a.npv_usd is not None]
+    if net:
+        return max(net, key=lambda a: a.npv_usd or 0.0).arm
+    each = [a for a in shown if a.cost_per_correct is not None]
+    return min(
+        each or shown, key=lambda a: a.cost_per_correct.value if a.cost_per_correct else 0
+    ).arm
 
 
 def rows(money: Money) -> tuple[tuple[str, ...], ...]:
@@ -53,8 +86,10 @@ def rows(money: Money) -> tuple[tuple[str, ...], ...]:
             str(arm.machines or fmt.NONE),
             _per_correct(arm),
             fmt.usd(arm.npv_usd),
-            fmt.NONE if arm.arm == NONE else words.payback(arm.payback_months),
-            fmt.NONE if arm.p_best is None else f"{arm.p_best:.0%}",
+            fmt.NONE
+            if arm.arm == NONE or arm.npv_usd is None
+            else words.payback(arm.payback_months),
+            fmt.NONE if arm.p_best is None else words.chance(arm.p_best),
         )
         for arm in money.arms
     )
@@ -84,22 +119,23 @@ def _curves(money: Money, slots: Mapping[str, int]) -> Markup:
     pad = 0.05 * (max(amounts) - min(amounts)) or 1.0
     x = Axis(0, money.months, 76, width - room)
     y = Axis(min(amounts) - pad, max(amounts) + pad, height - 62, 34)
-    parts = _frame(x, y, "Month", "Value minus cost", money=True)
+    name = "Minus cost" if money.best is None else "Value minus cost"
+    parts = _frame(x, y, "Month", name, money=True)
     parts.append(_line(x.start, y(0), x.end, y(0), "zero"))
     ends = []
     for arm in shown:
-        slot = slots.get(arm.arm, _OTHER_SLOT)
+        slot = slots.get(arm.arm, OTHER_SLOT)
         points = [(x(m), y(v)) for m, v in enumerate(arm.cumulative_usd)]
         path = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
         dash = _DASHES[slot]
         parts.append(_tag("polyline", points=path, cls=f"line arm-{slot}", stroke_dasharray=dash))
         ends.append((points[-1][1], arm.arm, slot))
     at = 0.0
-    for py, name, slot in sorted(ends):
+    for py, label, slot in sorted(ends):
         at = max(py, at + 16)
         parts.append(_line(x.end, py, x.end + 6, at, f"leader arm-{slot}"))
-        parts.append(_text(x.end + 9, at + 4, name, f"label arm-{slot}"))
-    title = f"Value minus cost over {money.months} months: " + ", ".join(
+        parts.append(_text(x.end + 9, at + 4, label, f"label arm-{slot}"))
+    title = f"{name} over {money.months} months: " + ", ".join(
         f"{a.arm} {fmt.usd(a.cumulative_usd[-1])}" for a in shown
     )
     return _svg(width, height, title, *parts, cls="chart")

@@ -1,15 +1,19 @@
 """What the report's question browser embeds: every question with every arm's answer, size-capped.
 
-Passages and prompts are stored once and referred to by number, since arms share them. Where the
-data would still not fit, the longest prompts and passages are cut first; what was left out is
-said, and `result.json` keeps everything.
+Passages and prompts are stored once and referred to by number, since arms share them. Data that
+does not fit as it is gets packed (gzip, which browsers unpack by themselves). Where even that is
+too large, the longest prompts and passages are cut first; what was left out is said, and
+`result.json` keeps everything.
 """
 
+import base64
+import gzip
 import json
 import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from domainlm.corpus.quotes import plain_marks
@@ -25,31 +29,51 @@ _EDGE = 24
 _SPACE = re.compile(r"\s+")
 
 
-def embed(result: RunResult, arms: Mapping[str, int], budget: int) -> tuple[str, list[str]]:
-    """JSON for a `<script type="application/json">` block, and notes on what was left out.
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The text of a data block, its type, and notes on what was left out.
+
+    JSON has no `<` (so no tag or comment can begin in it), U+2028 or U+2029; packed data is base64.
+    """
+
+    text: str
+    kind: str
+    notes: tuple[str, ...]
+
+
+JSON, PACKED = "application/json", "application/gzip"
+
+
+def embed(result: RunResult, arms: Mapping[str, int], budget: int) -> Block:
+    """The question browser's data in at most `budget` bytes.
 
     Args:
         result: The run.
         arms: Arm -> colour slot, in the order to show.
-        budget: Most bytes of JSON.
-
-    Returns:
-        JSON text without `<` (so no tag or comment can begin in it), U+2028 or U+2029.
+        budget: Most bytes of the block.
     """
     questions = _answered(result)
     kept = _select(result, questions, MAX_QUESTIONS)
     while True:
         data = _payload(result, kept, arms)
         text = to_json(data)
-        if len(text.encode()) <= budget:
-            return text, _notes(len(questions), len(kept), None)
+        if len(text.encode()) <= budget or not kept:
+            return Block(text, JSON, _notes(len(questions), len(kept), None))
+        packed = pack(text)
+        if len(packed) <= budget:
+            return Block(packed, PACKED, _notes(len(questions), len(kept), None))
         longest = max((len(t) for t in _long_texts(data)), default=0)
         cut = _largest_cut(data, budget, min(longest, budget))
         if cut is not None:
-            return to_json(_shortened(data, cut)), _notes(len(questions), len(kept), cut)
-        if not kept:
-            return text, _notes(len(questions), 0, None)
-        kept = _select(result, kept, len(kept) // 2)
+            packed = pack(to_json(_shortened(data, cut)))
+            return Block(packed, PACKED, _notes(len(questions), len(kept), cut))
+        least = len(pack(to_json(_shortened(data, SHORTEST_CUT))))
+        kept = _select(result, kept, min(len(kept) - 1, len(kept) * budget // least))
+
+
+def pack(text: str) -> str:
+    """Text as base64 of its gzip, the same for the same text."""
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
 def to_json(value: Any) -> str:
@@ -207,7 +231,10 @@ def _answer(
         "latency": _finite(answer.latency_s),
         "in": answer.tokens_in,
         "out": answer.tokens_out,
-        "prompt": [[m.role, texts.add(m.content, m.content)] for m in answer.prompt],
+        "prompt": [
+            [m.role, texts.add(m.content, _parts(m.content, answer.passages, passages))]
+            for m in answer.prompt
+        ],
         "calls": [
             [c.model, c.kind, c.purpose, c.tokens_in, c.tokens_out, _finite(c.latency_s)]
             for c in answer.calls
@@ -230,6 +257,19 @@ def _answer(
     if answer.error:
         record["error"] = answer.error
     return record
+
+
+def _parts(text: str, shown: Sequence[Passage], passages: _Store) -> list[str | int]:
+    """A prompt with the passages in it as their numbers, since they are stored anyway."""
+    parts: list[str | int] = []
+    rest = text
+    for p in shown:
+        before, found, after = rest.partition(p.text)
+        if not found or not p.text:
+            continue
+        parts += [before, _passage(p, passages)]
+        rest = after
+    return [*parts, rest]
 
 
 def _lost(loss: Loss | None) -> dict[str, Any]:
@@ -267,14 +307,15 @@ def _finite(value: float) -> float | None:
 
 
 def _long_texts(data: dict[str, Any]) -> list[str]:
-    return [*data["texts"], *(p["text"] for p in data["passages"])]
+    parts = [part for text in data["texts"] for part in text if isinstance(part, str)]
+    return [*parts, *(p["text"] for p in data["passages"])]
 
 
 def _largest_cut(data: dict[str, Any], budget: int, longest: int) -> int | None:
     """The largest length at which everything fits, or None."""
 
     def fits(cut: int) -> bool:
-        return len(to_json(_shortened(data, cut)).encode()) <= budget
+        return len(pack(to_json(_shortened(data, cut)))) <= budget
 
     low, high = SHORTEST_CUT, longest
     if not fits(low):
@@ -288,7 +329,10 @@ def _largest_cut(data: dict[str, Any], budget: int, longest: int) -> int | None:
 def _shortened(data: dict[str, Any], cut: int) -> dict[str, Any]:
     return {
         **data,
-        "texts": [_clip(t, cut) for t in data["texts"]],
+        "texts": [
+            [_clip(part, cut) if isinstance(part, str) else part for part in text]
+            for text in data["texts"]
+        ],
         "passages": [{**p, "text": _clip(p["text"], cut)} for p in data["passages"]],
     }
 
@@ -297,7 +341,7 @@ def _clip(text: str, cut: int) -> str:
     return text if len(text) <= cut else text[:cut] + "…"
 
 
-def _notes(total: int, kept: int, cut: int | None) -> list[str]:
+def _notes(total: int, kept: int, cut: int | None) -> tuple[str, ...]:
     notes = []
     if cut is not None:
         notes.append(
@@ -308,4 +352,4 @@ def _notes(total: int, kept: int, cut: int | None) -> list[str]:
             f"To keep this file small, {kept:,} of {total:,} questions are shown here, those on "
             "which arms disagree first."
         )
-    return [*notes, "result.json beside this file holds everything."] if notes else []
+    return (*notes, "result.json beside this file holds everything.") if notes else ()

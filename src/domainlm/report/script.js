@@ -1,7 +1,14 @@
-(() => {
+(async () => {
   "use strict";
+  async function unpacked(text) {
+    const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    return new Response(stream).text();
+  }
   // All text of documents, questions and answers is hostile: it only ever becomes text nodes.
-  const data = JSON.parse(document.getElementById("run-data").textContent);
+  const block = document.getElementById("run-data");
+  const text = block.textContent;
+  const data = JSON.parse(block.type === "application/json" ? text : await unpacked(text));
   const questions = data.questions || [];
   if (!questions.length) return;
   const byId = (id) => document.getElementById(id);
@@ -25,11 +32,20 @@
     const parts = [q.id, q.text, ...q.refs, ...q.answers.map((a) => a.text)];
     return parts.join("\n").toLowerCase();
   }
-  const entries = questions.map((q) => ({
-    q,
-    text: haystack(q),
-    disagree: new Set(q.answers.map((a) => a.outcome)).size > 1,
-  }));
+  const entries = questions.map((q) => {
+    const outcomes = new Map(q.answers.map((a) => [a.arm, a.outcome]));
+    let text;
+    return {
+      q,
+      outcomes,
+      disagree: new Set(outcomes.values()).size > 1,
+      // Written when it is first searched: a large page opens without it.
+      get text() {
+        return (text ??= haystack(q));
+      },
+    };
+  });
+  const misses = (e, arm) => e.outcomes.has(arm) && e.outcomes.get(arm) !== "correct";
 
   function fill(select, label, values) {
     select.append(el("option", { value: "" }, label));
@@ -50,12 +66,16 @@
       (f) => byId("f-" + f).value,
     );
     const disagree = byId("f-disagree").checked;
+    const [right, missed] = [byId("f-right").value, byId("f-missed").value];
+    byId("q-pair").hidden = !right;
+    byId("q-pair").firstElementChild.textContent = right + " is right, " + missed + " is not.";
     shown = entries.filter(
       (e) =>
         (!task || e.q.task === task) &&
         (!split || e.q.split === split) &&
         (!disagree || e.disagree) &&
         (!wanted || e.text.includes(wanted)) &&
+        (!right || (e.outcomes.get(right) === "correct" && misses(e, missed))) &&
         ((!arm && !outcome) ||
           e.q.answers.some(
             (a) => (!arm || a.arm === arm) && (!outcome || a.outcome === outcome),
@@ -240,6 +260,10 @@
     return el("i", { class: "dot arm-" + (slots.get(arm) ?? 0) });
   }
 
+  // A prompt's passages are numbers in it.
+  const said = (n) =>
+    data.texts[n].map((part) => (typeof part === "number" ? data.passages[part].text : part)).join("");
+
   function answer(q, a) {
     const effort =
       number(a.latency) + " s · " + a.in + " tokens in · " + a.out + " tokens out";
@@ -248,7 +272,7 @@
       el("div", {}, el("dt", {}, data.names[k] || words(k)), el("dd", {}, number(v))),
     );
     const prompt = a.prompt.map(([role, n]) =>
-      el("div", {}, el("p", { class: "sub" }, role), el("pre", { tabindex: "0" }, data.texts[n])),
+      el("div", {}, el("p", { class: "sub" }, role), el("pre", { tabindex: "0" }, said(n))),
     );
     return el(
       "section",
@@ -304,6 +328,7 @@
 
   function jump(entry, arm) {
     byId("filters").reset();
+    allPairs();
     apply();
     select(entries.indexOf(entry), false);
     const box = byId("q-detail");
@@ -338,6 +363,42 @@
     );
   }
 
+  function pairs() {
+    const names = data.arms.map((a) => a.name);
+    const table = byId("q-pairs").querySelector("table");
+    const head = names.map((name) => el("th", { scope: "col", class: "num" }, "not " + name));
+    table.tHead.replaceChildren(el("tr", {}, el("th", { scope: "col" }, "Right"), ...head));
+    table.tBodies[0].replaceChildren(
+      ...names.map((right) => {
+        const cells = names.map((missed) => {
+          const n = entries.filter(
+            (e) => e.outcomes.get(right) === "correct" && misses(e, missed),
+          ).length;
+          if (right === missed || !n) return el("td", { class: "num" }, right === missed ? "" : "0");
+          const label = right + " right, " + missed + " not: " + n;
+          const button = el("button", { type: "button", "aria-label": label }, String(n));
+          button.addEventListener("click", () => {
+            byId("filters").reset();
+            byId("f-right").value = right;
+            byId("f-missed").value = missed;
+            apply();
+          });
+          return el("td", { class: "num" }, button);
+        });
+        return el("tr", {}, el("th", { scope: "row" }, swatch(right), " ", right), ...cells);
+      }),
+    );
+  }
+  byId("q-pairs").addEventListener("toggle", pairs, { once: true });
+  if (data.arms.length < 2) byId("q-pairs").hidden = true;
+  function allPairs() {
+    byId("f-right").value = "";
+    byId("f-missed").value = "";
+  }
+  byId("q-pair-off").addEventListener("click", () => {
+    allPairs();
+    apply();
+  });
   byId("filters").addEventListener("input", apply);
   byId("filters").addEventListener("submit", (event) => event.preventDefault());
   const turn = (by) => select((Math.floor(at / PAGE) + by) * PAGE, false);

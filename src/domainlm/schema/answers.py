@@ -74,7 +74,11 @@ class Citation:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one arm answered, with the evidence, the exact prompt and every call it caused."""
+    """What one arm answered, with the evidence, the exact prompt and every call it caused.
+
+    `first_token_s`: seconds from the call to its first token, retrieval of the whole batch
+    included; None where that was not measured.
+    """
 
     question_id: str
     arm: str
@@ -89,6 +93,18 @@ class Answer:
     error: str = ""
     trace: tuple[TraceStep, ...] = ()
     citations: tuple[Citation, ...] = ()
+    first_token_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Classified:
+    """The right class and the one that an answer chose ("" for none) among those of `family`, the
+    choices that questions share.
+    """
+
+    family: str
+    right: str
+    said: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,3 +119,5 @@ class Score:
     """The source document that inference resamples by (gold documents joined by ` + `)."""
     metrics: dict[str, float]
     outcome: Outcome
+    classified: Classified | None = None
+    """Of closed-form answers: what macro-F1 is counted from."""

@@ -19,12 +19,15 @@ Chat = tuple[Message, ...]
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Decoding settings; `temperature` 0 is greedy, `max_tokens` caps the new tokens."""
+    """Decoding settings; `temperature` 0 is greedy, `max_tokens` caps the new tokens; with `stream`
+    a remote model sends its answer piece by piece, so that the first token can be timed.
+    """
 
     max_tokens: int = 96
     temperature: float = 0.0
     seed: int = 0
     stop: tuple[str, ...] = ()
+    stream: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,8 @@ class Usage:
 @dataclass(frozen=True, slots=True)
 class Generation:
     """One completion. `finish` is "stop" or "length"; `latency_s` is this item's share of its
-    batch's wall time.
+    batch's wall time, `first_token_s` the seconds from the call to its first token (None where the
+    model does not tell).
     """
 
     text: str
@@ -47,6 +51,7 @@ class Generation:
     model: str
     finish: Literal["stop", "length", "error"] = "stop"
     error: str = ""
+    first_token_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,3 +145,21 @@ class Adapter:
     warnings: tuple[str, ...] = ()
     likelihoods: Likelihoods | None = None
     rewards: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TunedEmbedder:
+    """An embedder tuned on train questions: folder, digest of the weights, and whether it stayed.
+
+    `before` and `after` are dev quality of dense search. Without a path there was too little to
+    learn from.
+    """
+
+    path: str
+    digest: str
+    pairs: int
+    losses: tuple[float, ...] = ()
+    seconds: float = 0.0
+    before: float = 0.0
+    after: float = 0.0
+    kept: bool = False

@@ -1,6 +1,6 @@
 """Money: what an arm takes, its bill, break-evens, and what is known about the decision."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from domainlm.schema.interval import Interval
 
@@ -84,6 +84,13 @@ class ArmMoney:
     """Chance that it reaches the required quality."""
     on_front: bool
     """No other arm is at least as good in quality, cost and latency, and better in one."""
+    p_front: float | None = None
+    """Chance that no other arm answers as much correctly for as little, and one of both better."""
+    question_usd: Interval | None = None
+    """What one more question costs, over the ranges of prices."""
+    basis: dict[str, float] = field(default_factory=dict)
+    """Measured and declared quantities that its money follows from, as the ROI model names them;
+    empty in results of earlier versions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +118,17 @@ class FlipPoint:
 
 
 @dataclass(frozen=True, slots=True)
+class UsedPrice:
+    """A price that plays a part, as the price book has it; `stale`: too old when it was used."""
+
+    name: str
+    usd: float
+    as_of: str
+    source: str
+    stale: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Money:
     """What a run says about money at one volume; `notes` say why a value is None or empty."""
 
@@ -130,6 +148,14 @@ class Money:
     evsi_questions: int
     evsi_cost_usd: float | None
     notes: tuple[str, ...]
+    replicas: bool = False
+    """Whole machines are rented by the month; else busy seconds are billed."""
+    minimum: float = 0.0
+    """Required share of correct answers."""
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Low and high end of every input that was drawn at random."""
+    seed: int = 0
+    prices: tuple[UsedPrice, ...] = ()
 
     def arm(self, name: str) -> ArmMoney | None:
         """The entry of one arm."""

@@ -8,64 +8,37 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime as dt
 import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Literal, TypeVar
 
 from domainlm import contenders
-from domainlm.bench import ADAPTER_OF
 from domainlm.config import Config
 from domainlm.errors import DataError, DomainLMError
 from domainlm.feedback import asked
 from domainlm.models.base import Array, Embedder
-from domainlm.rag.arms import CLOSED_BOOK, arm_of
+from domainlm.rag.arms import arm_of
 from domainlm.rag.pipeline import Retrieval
 from domainlm.registry import Registry
-from domainlm.schema import Answer, Message, ModelRecord, Passage, Question, RunResult, Sampling
+from domainlm.schema import Answer, Message, Passage, Question, RunResult, Sampling
 from domainlm.server.answers import Answers, Given
 from domainlm.server.batching import Asking, asking
+from domainlm.server.catalogue import Catalogue, ModelCard
 from domainlm.server.failures import Busy, HttpFailure, NotFound
 from domainlm.server.ground import Ground, has_index, open_ground
-from domainlm.server.loaded import BASE, Models, Weights
+from domainlm.server.loaded import Models
 from domainlm.server.metrics import Metrics
 
-CHAMPION = "champion"
 MAX_QUESTION = 20_000
 """Characters; the event log keeps no longer question either."""
 _LOOK_S = 0.25
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 State = Literal["starting", "ready", "failed", "closing"]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelCard:
-    """A name that can be asked: an arm, or a registered model as `arm@id`.
-
-    `model` is the id of the registered model that answers, empty for the base or the run's own
-    weights.
-    """
-
-    name: str
-    arm: str
-    model: str = ""
-    created: str = ""
-
-    @property
-    def created_s(self) -> int:
-        """When the registered model was made, in seconds since 1970; 0 for others."""
-        return int(dt.datetime.fromisoformat(self.created).timestamp()) if self.created else 0
-
-    @property
-    def retrieves(self) -> bool:
-        """Whether it reads passages."""
-        return self.arm not in CLOSED_BOOK
 
 
 @dataclass(frozen=True)
@@ -94,7 +67,8 @@ class Engine:
     def __init__(
         self, config: Config, registry: Registry, answers: Answers, metrics: Metrics
     ) -> None:
-        self._config, self._registry = config, registry
+        self._config = config
+        self._catalogue = Catalogue(config, registry, lambda: self.ground)
         self._answers, self._metrics = answers, metrics
         self._lock = threading.Lock()
         # Opening takes seconds, in which questions in flight must be able to end.
@@ -136,9 +110,7 @@ class Engine:
 
     def models(self) -> list[ModelCard]:
         """Everything that can be asked: arms first, then registered models, newest first."""
-        arms = [card for arm in self._config.arms if (card := self._arm(arm)) is not None]
-        known = [self._registered(r) for r in reversed(self._registry.models())]
-        return [*arms, *(card for card in known if card is not None)]
+        return self._catalogue.models()
 
     def card(self, name: str = "") -> ModelCard:
         """The model of that name; without one, the arm that the verdict ships, else `rag`.
@@ -146,53 +118,7 @@ class Engine:
         Raises:
             NotFound: there is none.
         """
-        found: ModelCard | None = None
-        if not name:
-            found = self._default()
-        elif name in self._config.arms:
-            found = self._arm(name)
-        elif name == CHAMPION or "@" in name:
-            with contextlib.suppress(DataError):
-                found = self._registered(self._registry.model(name.rpartition("@")[2]))
-            if found is not None and "@" in name and not name.startswith(f"{found.arm}@"):
-                found = None
-        if found is None:
-            some = ", ".join(c.name for c in self.models()[:8]) or "none yet: start a run"
-            raise NotFound(f"there is no model {name[:80]!r}; there are {some}", param="model")
-        return found
-
-    def _default(self) -> ModelCard | None:
-        result = self.result()
-        wanted = [result.verdict.ship] if result else []
-        for arm in (*wanted, "rag", *self._config.arms):
-            if arm in self._config.arms and (card := self._arm(arm)) is not None:
-                return card
-        return None
-
-    def _arm(self, arm: str) -> ModelCard | None:
-        """The arm, served with the champion if that is of its kind; None if it cannot answer."""
-        ground = self.ground
-        if arm not in CLOSED_BOOK and ground.index is None:
-            return None
-        kind = ADAPTER_OF.get(arm)  # type: ignore[call-overload]
-        if kind is None:
-            return ModelCard(arm, arm)
-        own = ground.adapters.get(kind)
-        if self._registry.champion() is not None:
-            champion = self._registry.model(CHAMPION)
-            same = ADAPTER_OF.get(champion.arm) == kind  # type: ignore[call-overload]
-            if same and (own is None or own.base_model == champion.base_model):
-                return ModelCard(arm, arm, champion.id, champion.created_at)
-        return ModelCard(arm, arm) if own is not None else None
-
-    def _registered(self, record: ModelRecord) -> ModelCard | None:
-        folder = self._registry.folder / "models" / record.id
-        # Digests are checked when the weights are loaded.
-        there = all((folder / name).is_file() for name in record.files)
-        if record.arm not in self._config.arms or not there:
-            return None
-        card = ModelCard(f"{record.arm}@{record.id}", record.arm, record.id, record.created_at)
-        return card if not card.retrieves or self.ground.index is not None else None
+        return self._catalogue.card(name)
 
     # --- asking -----------------------------------------------------------------------------
 
@@ -360,7 +286,7 @@ class Engine:
         card, one = question.card, question.asking
         if one.cancelled.is_set():
             return None
-        with self._models.use(self._weights(card), one) as model, asking(one):
+        with self._models.use(self._catalogue.weights(card), one) as model, asking(one):
 
             def make(opened: _Opened) -> Answer:
                 if card.retrieves and opened.retrieval is None:
@@ -421,23 +347,13 @@ class Engine:
         """Open what was built and load the model that is asked first."""
         try:
             card = self.card()
-            with self._models.use(self._weights(card), Asking()) as model:
+            with self._models.use(self._catalogue.weights(card), Asking()) as model:
                 model.generate([(Message("user", "Hello"),)], Sampling(max_tokens=1))
         except NotFound:
             return
         except DomainLMError as error:
             self._failure = str(error)
             _log.warning("nothing can be answered yet: %s", error)
-
-    def _weights(self, card: ModelCard) -> Weights:
-        """What a model is made of: the base alone, or with what folder."""
-        if card.model:
-            return Weights(card.model, lambda: self._registry.verify(card.model))
-        kind = ADAPTER_OF.get(card.arm)  # type: ignore[call-overload]
-        if kind is None:
-            return BASE
-        place = Path(self.ground.adapters[kind].path)
-        return Weights(str(place), lambda: place)
 
     def _open(self) -> _Opened:
         if self._opened is None:

@@ -129,13 +129,25 @@ def write_questions(
             )
         if progress:
             progress(min(start + batch, len(drawn)), len(drawn))
-    grounded = len(kept)
-    kept, _ = near_duplicate_filter(kept, [*held_out, *examples])
-    counts["near-duplicate of another question"] += grounded - len(kept)
+    questions = distinct(kept, held_out, examples, counts)
+    counts["kept"] = len(questions)
+    return Synthesis(questions, dict(sorted(counts.items())))
+
+
+def distinct(
+    written: Sequence[Question],
+    held_out: Sequence[Question],
+    examples: Sequence[Question],
+    counts: Counter[str],
+) -> tuple[Question, ...]:
+    """Written questions that repeat neither a held-out or train question nor each other; `counts`
+    learns how many did.
+    """
+    kept, _ = near_duplicate_filter(written, [*held_out, *examples])
+    counts["near-duplicate of another question"] += len(written) - len(kept)
     unique = {re.sub(r"\W+", " ", q.text.lower()).strip(): q for q in kept}
     counts["repeated"] += len(kept) - len(unique)
-    counts["kept"] = len(unique)
-    return Synthesis(tuple(unique.values()), dict(sorted(counts.items())))
+    return tuple(unique.values())
 
 
 def closed_book_rows(

@@ -5,7 +5,7 @@
 """
 
 from domainlm.evaluation.roi import words
-from domainlm.evaluation.roi.assess import NONE, PEOPLE, Settings, assess
+from domainlm.evaluation.roi.assess import NONE, PEOPLE, Settings, assess, priced
 from domainlm.evaluation.roi.crossing import break_evens
 from domainlm.evaluation.roi.model import Arm, Scenario, bill, monthly_usd
 from domainlm.evaluation.roi.sensitivity import INPUTS, Place
@@ -24,6 +24,7 @@ __all__ = [
     "bill",
     "break_evens",
     "monthly_usd",
+    "priced",
     "sample_of",
     "words",
 ]

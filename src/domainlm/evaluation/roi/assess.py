@@ -2,7 +2,10 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
 
 from domainlm.errors import DataError
 from domainlm.evaluation.roi import model, sensitivity, uncertainty
@@ -20,7 +23,9 @@ NOTHING = Arm(NONE, 0.0, 0.0, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to look: ends of uncertain inputs, the factor for undeclared ones, required quality."""
+    """How to look: ends of uncertain inputs, the factor for undeclared ones, required quality, and
+    arms that are no choice since they do not meet other requirements.
+    """
 
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     spread: float = 2.0
@@ -28,6 +33,7 @@ class Settings:
     more_questions: int = 200
     draws: int = uncertainty.DRAWS
     seed: int = 0
+    excluded: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +72,7 @@ def assess(
     said = list(notes)
     # What is too poor to ship is no choice, however much it would earn.
     poor = {a.name for a in arms if a.name != PEOPLE and a.correct < settings.minimum}
-    choices = [*(a for a in arms if a.name not in poor), NOTHING]
+    choices = [*(a for a in arms if a.name not in poor | settings.excluded), NOTHING]
     valued = s.value_correct is not None
     if not valued:
         said.append(
@@ -83,10 +89,13 @@ def assess(
         )
     shares = uncertainty.draw_shares(sample, settings.draws, settings.seed) if sure else None
     best = sensitivity.best_of(choices, s) if valued else None
+    moved = _drawn_ranges(s, settings)
+    costs = _question_costs(arms, s, moved, settings)
+    fronts = _fronts(sample, shares, costs) if shares is not None else {}
     known, swings, flips = _Known(), list[Swing](), list[FlipPoint]()
     if best is not None:
         if sure:
-            known = _know(choices, s, sample, settings)
+            known = _know(choices, s, sample, settings, moved)
         if len(choices) > 1:
             swings = _tornado(choices, best, s, sample, shares, settings)
         flips = sensitivity.flips(choices, s)
@@ -96,7 +105,12 @@ def assess(
         months=s.months,
         inputs={n: float(v) for n in sensitivity.INPUTS if (v := getattr(s, n)) is not None},
         arms=tuple(
-            _arm(arm, s, sample, shares, settings, known, arm.name in on_front)
+            replace(
+                _arm(arm, s, sample, shares, settings, known, arm.name in on_front),
+                p_front=fronts.get(arm.name),
+                question_usd=costs[arm.name][1] if arm.name in costs else None,
+                basis=_basis(arm),
+            )
             for arm in (*arms, *([NOTHING] if valued else []))
         ),
         best=best.name if best else None,
@@ -108,13 +122,74 @@ def assess(
         evsi_questions=settings.more_questions,
         evsi_cost_usd=None if known.evsi is None else settings.more_questions * float(s.label),
         notes=tuple(said),
+        replicas=s.replicas,
+        minimum=settings.minimum,
+        ranges=moved,
+        seed=settings.seed,
     )
 
 
-def _know(choices: Sequence[Arm], s: Scenario, sample: Sample, settings: Settings) -> _Known:
+def priced(money: Money) -> tuple[list[Arm], Scenario]:
+    """The arms and the scenario behind a record, people included, shipping nothing not.
+
+    Raises:
+        DataError: an earlier version wrote it, which kept no quantities.
+    """
+    entries = [entry for entry in money.arms if entry.arm != NONE]
+    if not all(entry.basis for entry in entries):
+        raise DataError(
+            f"the quantities behind the money of {len(entries)} arms were not kept by the version "
+            "that wrote this result; run `domainlm roi` to price it again"
+        )
+    flags = ("reads", "trained")
+    made: list[Arm] = []
+    for entry in entries:
+        values: dict[str, Any] = {k: v for k, v in entry.basis.items() if k not in flags}
+        made.append(Arm(entry.arm, **values, **{k: bool(entry.basis[k]) for k in flags}))
+    inputs: dict[str, Any] = {n: v for n, v in money.inputs.items() if n != "volume"}
+    return made, Scenario(money.volume, money.months, replicas=money.replicas, **inputs)
+
+
+def _basis(arm: Arm) -> dict[str, float]:
+    return {name: float(value) for name, value in asdict(arm).items() if name != "name"}
+
+
+def _drawn_ranges(s: Scenario, settings: Settings) -> dict[str, tuple[float, float]]:
+    """Ends of the inputs that are drawn: prices are nobody's choice; a setting is uncertain only
+    where its range was declared.
+    """
     ends = sensitivity.ends(s, settings.ranges, settings.spread)
-    # Prices are nobody's choice; a setting is uncertain only where its range was declared.
-    moved = {n: e for n, e in ends.items() if n in sensitivity.PRICES or n in settings.ranges}
+    return {n: e for n, e in ends.items() if n in sensitivity.PRICES or n in settings.ranges}
+
+
+def _question_costs(
+    arms: Sequence[Arm], s: Scenario, moved: Mapping[str, tuple[float, float]], settings: Settings
+) -> dict[str, tuple[Floats, Interval]]:
+    """Draws of what one more question costs each arm, and their interval."""
+    at = model.moved(s, uncertainty.draw_inputs(moved, settings.draws, settings.seed))
+    found = {}
+    for arm in arms:
+        drawn = np.broadcast_to(model.question_cost(arm, at), (settings.draws,))
+        now = float(model.question_cost(arm, s))
+        found[arm.name] = (drawn, uncertainty.interval(now, drawn, settings.draws))
+    return found
+
+
+def _fronts(
+    sample: Sample, shares: Floats, costs: Mapping[str, tuple[Floats, Interval]]
+) -> dict[str, float]:
+    drawn = np.stack([costs[name][0] for name in sample.arms], axis=1)
+    chances = uncertainty.p_front(shares[..., 0], drawn)
+    return {name: float(p) for name, p in zip(sample.arms, chances, strict=True)}
+
+
+def _know(
+    choices: Sequence[Arm],
+    s: Scenario,
+    sample: Sample,
+    settings: Settings,
+    moved: Mapping[str, tuple[float, float]],
+) -> _Known:
     how = {"draws": settings.draws, "seed": settings.seed}
     drawn: Draws = uncertainty.simulate(choices, s, sample, moved, **how)
     chances = uncertainty.p_best(drawn.npv)

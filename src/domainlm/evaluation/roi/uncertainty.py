@@ -106,9 +106,29 @@ def simulate(
         seed: Of the generator.
     """
     shares = draw_shares(sample, draws, seed)
-    rng = np.random.default_rng([seed, 1])
-    drawn = {name: _between(rng, low, high, draws) for name, (low, high) in sorted(ends.items())}
+    drawn = draw_inputs(ends, draws, seed)
     return Draws(_values(arms, model.moved(s, drawn), sample, shares), shares)
+
+
+def draw_inputs(
+    ends: Mapping[str, tuple[float, float]], draws: int = DRAWS, seed: int = 0
+) -> dict[str, Floats]:
+    """Plausible values of uncertain inputs, `(n,)` each, drawn between their ends."""
+    rng = np.random.default_rng([seed, 1])
+    return {name: _between(rng, low, high, draws) for name, (low, high) in sorted(ends.items())}
+
+
+def p_front(correct: Floats, costs: Floats) -> Floats:
+    """`(A,)` chances that no other arm is at least as good at as little cost and better in one.
+
+    Args:
+        correct: `(n, A)` shares of right answers.
+        costs: `(n, A)` dollars.
+    """
+    better = (correct[:, None, :] >= correct[:, :, None]) & (costs[:, None, :] <= costs[:, :, None])
+    strict = (correct[:, None, :] > correct[:, :, None]) | (costs[:, None, :] < costs[:, :, None])
+    chances: Floats = (~(better & strict).any(axis=2)).mean(axis=0)
+    return chances
 
 
 def p_best(npv: Floats) -> Floats:
@@ -122,8 +142,9 @@ def evpi(npv: Floats) -> float:
     """Expected value of perfect information: `E[max_a NPV_a] - max_a E[NPV_a]` (Raiffa and
     Schlaifer, 1961), the most that any study of the uncertain inputs can be worth.
     """
-    # Rounding alone could make it negative.
-    return max(0.0, float(npv.max(axis=1).mean() - npv.mean(axis=0).max()))
+    each, first = float(npv.max(axis=1).mean()), float(npv.mean(axis=0).max())
+    # Rounding alone could make it negative, or not quite nothing.
+    return each - first if each - first > 1e-9 * abs(each) else 0.0
 
 
 def evpi_quality(

@@ -71,7 +71,14 @@ def payback(months: float | None) -> str:
     """E.g. `month 3.4`; "at once" is within a day, "never" is not within the horizon."""
     if months is None:
         return "never"
-    return f"month {months:.2g}" if months > _DAY else "at once"
+    return moment(months) if months > _DAY else "at once"
+
+
+def moment(months: float) -> str:
+    """`day 12` in the first two months, then `month 3.4`."""
+    if months < 2:
+        return f"day {max(1, round(months / _DAY))}"
+    return f"month {months:.2g}" if months < 100 else f"month {months:.0f}"
 
 
 def flip(name: str, at: float, below: str, above: str, now: float) -> str:
@@ -103,8 +110,13 @@ def chances(money: Money) -> str:
     if not sure:
         return ""
     first, *rest = sorted(sure, key=lambda x: -x[0])
-    others = "".join(f", {arm} {p:.0%}" for p, arm in rest)
-    return f"Chance of earning the most: {first[1]} {first[0]:.0%}{others}."
+    others = "".join(f", {arm} {chance(p)}" for p, arm in rest)
+    return f"Chance of earning the most: {first[1]} {chance(first[0])}{others}."
+
+
+def chance(p: float) -> str:
+    """`87%`; draws alone never make anything certain."""
+    return ">99%" if p > 0.995 else f"{p:.0%}"
 
 
 def more_questions(money: Money) -> str:
@@ -137,7 +149,7 @@ def break_even(item: BreakEven) -> str:
         if item.months is None
         else "ahead from the start"
         if item.months <= _DAY
-        else f"ahead from month {item.months:.2g} on"
+        else f"ahead from {moment(item.months)} on"
     )
     volume = item.questions_per_month
     volumes = (

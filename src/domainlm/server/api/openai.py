@@ -16,7 +16,7 @@ from domainlm.errors import DomainLMError
 from domainlm.models.base import record_calls
 from domainlm.server.answers import Given
 from domainlm.server.api.forms import Evidence, event_stream, evidence_of
-from domainlm.server.engine import ModelCard
+from domainlm.server.catalogue import ModelCard
 from domainlm.server.failures import HttpFailure, NotFound, body, documented, status_of
 from domainlm.server.gate import SiteHere, Viewer
 

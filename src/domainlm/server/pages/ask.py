@@ -20,7 +20,8 @@ from domainlm.feedback.asked import Asked
 from domainlm.feedback.events import show
 from domainlm.schema import Answer
 from domainlm.server.answers import Given
-from domainlm.server.engine import MAX_QUESTION, ModelCard
+from domainlm.server.catalogue import ModelCard
+from domainlm.server.engine import MAX_QUESTION
 from domainlm.server.failures import status_of
 from domainlm.server.pages.citing import AnswerView, view_of
 from domainlm.server.pages.desk import Desk
