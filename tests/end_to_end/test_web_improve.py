@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from domainlm.actions import import_feedback
@@ -47,7 +48,7 @@ def test_an_improve_round_to_promotion_and_back(domain: Path, tmp_path: Path) ->
             tab.until(lambda: "Went back to" in tab.text())
             assert registry.model("champion").id == first
             lines = (tmp_path / "runs" / "tiny.audit.jsonl").read_text("utf-8").splitlines()
-            done = [line.split('"action": "')[1].split('"')[0] for line in lines]
+            done = [json.loads(line)["action"] for line in lines if line]
             assert done == ["start", "force", "rollback"]
             assert tab.complaints() == []
     finally:

@@ -31,7 +31,7 @@
     card.className = "panel";
     card.setAttribute("aria-busy", "true");
     const text = document.createElement("p");
-    text.className = "prose live";
+    text.className = "prose typing";
     text.dir = "auto";
     const note = document.createElement("p");
     note.className = "row sub";
@@ -113,7 +113,7 @@
       if (!finished) throw new Error("cut off");
     } catch {
       view.note.remove();
-      view.text.classList.remove("live");
+      view.text.classList.remove("typing");
       const aborted = running.signal.aborted;
       say(
         aborted
