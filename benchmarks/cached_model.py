@@ -73,6 +73,22 @@ class CachedModel:
             self._remember([Said(key, None, tuple(values))])
         return list(self._known[key].surprise)
 
+    def generate_ensemble(
+        self,
+        groups: Sequence[Sequence[Chat]],
+        weights: Sequence[Sequence[float]],
+        params: Sampling,
+    ) -> list[Generation]:
+        """What the model's own `generate_ensemble` writes."""
+        found = []
+        for chats, shares in zip(groups, weights, strict=True):
+            key = digest("ensemble", list(chats), list(shares), params)
+            if key not in self._known:
+                (made,) = self._model.generate_ensemble([chats], [shares], params)  # type: ignore[attr-defined]
+                self._remember([Said(key, made)])
+            found.append(self._known[key].generation)
+        return [g for g in found if g is not None]
+
     def count_tokens(self, text: str) -> int:
         """Tokens of `text`."""
         return self._model.count_tokens(text)

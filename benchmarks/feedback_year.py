@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Any
 
 from domainlm import contenders
-from domainlm.actions import import_feedback
 from domainlm.artifacts import RunDir, Silent, digest, write_atomic
 from domainlm.config import Config, make_config
 from domainlm.corpus.questions import check_documents, load_questions
@@ -41,6 +40,7 @@ from domainlm.experiment import prepare, train, workbench
 from domainlm.feedback.judges import reports_of
 from domainlm.feedback.log import EventLog
 from domainlm.improve import improve
+from domainlm.intake import import_feedback
 from domainlm.registry import Registry, registry_of
 from domainlm.schema import Answer, Question
 

@@ -1,6 +1,6 @@
 """What every technique buys on two real sets each, against the plain pipeline; losses too.
 
-    python benchmarks/techniques.py --data DIR --json OUT [--work DIR] [--only hyde,mmr]
+    python benchmarks/techniques.py --data DIR --json OUT [--work DIR] [--only "hyde;mmr"]
 
 Three kinds of techniques, one line each in the tables below: those that change the ranking (nDCG@10
 of documents, MuSiQue and LiHua-World), those that change how documents are cut (share of gold among
@@ -31,8 +31,10 @@ from domainlm.corpus.chunking import chunk_document
 from domainlm.errors import ModelError
 from domainlm.evaluation.metrics import token_f1
 from domainlm.models.base import Embedder, load_chat_model, load_embedder
+from domainlm.rag.communities import by_community
 from domainlm.rag.pipeline import Retrieval, with_retrieval
 from domainlm.rag.reading import with_documents
+from domainlm.rag.replug import with_ensemble
 from domainlm.rag.stages import Resources
 from domainlm.schema import Passage, Question, RagSpec, Sampling, StageSpec
 from kept import kept
@@ -92,6 +94,9 @@ RANKING: dict[str, Technique] = {
     "rocchio": retrieve(StageSpec("rocchio")),
     "route": retrieve(StageSpec("route")),
     "corrective": retrieve(StageSpec("corrective")),
+    "questions, sentences": retrieve(StageSpec("questions", {"writer": "sentences"})),
+    "raptor, extract": retrieve(StageSpec("raptor", {"summary": "extract"})),
+    "communities": retrieve(StageSpec("communities")),
     "mmr": rerank("mmr"),
     "distinct": rerank("distinct"),
     "cutoff": rerank("cutoff"),
@@ -104,6 +109,7 @@ RANKING: dict[str, Technique] = {
     "query2doc": before("query2doc"),
     "iterate": retrieve(StageSpec("iterate"), asks=True),
     "model_rank": rerank("model_rank", asks=True),
+    "questions": retrieve(StageSpec("questions", {"max_calls": 300, "max_tokens": 64})),
 }
 CUTTING: dict[str, Technique] = {
     "plain": cut(),
@@ -123,6 +129,8 @@ READING: dict[str, Technique] = {
     "sentences": read(StageSpec("sentences")),
     "perplexity": read(StageSpec("perplexity")),
     "per_document": read(reader="per_document"),
+    "replug": read(reader="replug"),
+    "global": read(reader="global"),
 }
 
 
@@ -218,13 +226,14 @@ def by_share(place: Place, technique: Technique, asked: Sequence[sets.Asked]) ->
 def by_answer(place: Place, technique: Technique, asked: Sequence[sets.Asked]) -> list[float]:
     """Token F1 of the embedded model's answers."""
     resources, spec = place.resources(technique.chunking), technique.spec
-    retrieval = Retrieval(spec, resources)
-    sampling = Sampling(max_tokens=32)
-    arm = (
-        with_documents("rag", place.model, sampling, retrieval, resources.documents)
-        if spec.reader == "per_document"
-        else with_retrieval("rag", place.model, sampling, retrieval)
-    )
+    setup = "rag", place.model, Sampling(max_tokens=32), Retrieval(spec, resources)
+    if spec.reader == "replug":
+        arm = with_ensemble(*setup)
+    elif spec.reader == "together":
+        arm = with_retrieval(*setup)
+    else:
+        group = by_community(resources) if spec.reader == "global" else None
+        arm = with_documents(*setup, resources.documents, group)
     answers = arm.answer([question(a) for a in asked])
     return [token_f1(x.text, a.answers) for x, a in zip(answers, asked, strict=True)]
 
@@ -234,15 +243,13 @@ KINDS: dict[str, tuple[dict[str, Technique], tuple[str, str], Score, int]] = {
     "cutting": (CUTTING, ("lihua_world", "covidqa"), by_share, 200),
     "reading": (READING, ("musique", "fairytaleqa"), by_answer, 60),
 }
-ASKING = 60
-"""Questions for techniques that ask the model."""
 
 
 def values_of(
-    place: Place, technique: Technique, score: Score, most: int, results: Path
+    place: Place, technique: Technique, score: Score, most: int, asking: int, results: Path
 ) -> dict[str, float]:
     """Score by question; measured once."""
-    asked = place.questions(min(most, ASKING) if technique.asks else most)
+    asked = place.questions(min(most, asking) if technique.asks else most)
     ids = [a.id for a in asked]
 
     def make() -> dict[str, float]:
@@ -283,9 +290,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("runs/techniques"))
-    parser.add_argument("--only", default="", help="techniques or kinds, separated by commas")
+    parser.add_argument("--only", default="", help="techniques or kinds, separated by ;")
+    parser.add_argument("--asking", type=int, default=60, help="questions where a model is asked")
     args = parser.parse_args()
-    only = set(filter(None, args.only.split(",")))
+    only = set(filter(None, args.only.split(";")))
     embedder = load_embedder("embedded")
     model = CachedModel(lambda: load_chat_model("embedded"), args.work / "said.jsonl")
     places: dict[str, Place] = {}
@@ -299,7 +307,14 @@ def main() -> None:
                 name, sets.load(args.data / name), embedder, model, args.work
             )
             places[name] = data
-            run = partial(values_of, data, score=score, most=most, results=args.work / "results")
+            run = partial(
+                values_of,
+                data,
+                score=score,
+                most=most,
+                asking=args.asking,
+                results=args.work / "results",
+            )
             plain = run(techniques["plain"])
             for technique in wanted:
                 if technique == "plain":

@@ -1,12 +1,11 @@
-"""What else a person does with a domain: its graph, a search, lost answers, prices, feedback."""
+"""What else a person does with a domain: a search, lost answers, other prices."""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from pathlib import Path
 
-from domainlm import contenders, ladder, optimize, pricing
+from domainlm import contenders, history, optimize, pricing
 from domainlm.artifacts import Progress, RunDir, Silent, dump_json, write_atomic
 from domainlm.config import Config
 from domainlm.diagnose import of_arm, without
@@ -18,82 +17,20 @@ from domainlm.experiment import (
     indexed,
     load_result,
     prepare,
-    read_corpus,
     split_corpus,
     tune,
 )
-from domainlm.feedback.exchange import import_log, is_export
-from domainlm.feedback.lessons import learned
-from domainlm.feedback.log import EventLog
-from domainlm.feedback.plain import read_plain
-from domainlm.feedback.quarantine import repeats
-from domainlm.feedback.rows import FeedbackRows
-from domainlm.graph.asking import Allowance, Report
-from domainlm.graph.store import Graph
-from domainlm.rag.graph import open_graph
 from domainlm.rag.rerank import TokenEmbedder
-from domainlm.registry import registry_of
+from domainlm.rescore import Rescored, rescore
+from domainlm.runs import Run, snapshot_of
 from domainlm.schema import (
     Answer,
     Question,
-    QuestionSet,
     RunResult,
     Waterfall,
 )
-from domainlm.training.data import Synthesis
 
 SEARCH = "search.json"
-
-
-def graph(config: Config, progress: Progress | None = None) -> Graph:
-    """The knowledge graph of the documents, brought up to date without a model call.
-
-    Raises:
-        DataError: the documents folder is missing or holds nothing readable.
-    """
-    progress = progress or Silent()
-    with RunDir(config.folder, progress.stage) as folder:
-        _, _, index, _ = indexed(config, folder, progress)
-        progress.stage("graph", False)
-        return open_graph(index)
-
-
-def quotes(
-    config: Config, max_calls: int, token_cap: int, progress: Progress | None = None
-) -> list[ladder.Quote]:
-    """What each rung of the graph would still take below a cap; nothing is asked.
-
-    Raises:
-        DataError: the documents folder is missing or holds nothing readable.
-        ConfigError: a price is unknown.
-    """
-    progress = progress or Silent()
-    with RunDir(config.folder, progress.stage) as folder:
-        _, _, index, _ = indexed(config, folder, progress)
-        progress.stage("graph", False)
-        opened = open_graph(index)
-        return ladder.quotes(config, index, opened, Allowance(max_calls, token_cap))
-
-
-def climb(
-    config: Config,
-    rung: ladder.Rung,
-    max_calls: int,
-    token_cap: int,
-    progress: Progress | None = None,
-) -> Report:
-    """Climb a rung of the graph below a cap; goes on where it was cut off.
-
-    Raises:
-        DataError: the documents folder is missing or holds nothing readable.
-        ModelError: the model cannot be loaded.
-    """
-    progress = progress or Silent()
-    with RunDir(config.folder, progress.stage) as folder:
-        _, _, index, _ = indexed(config, folder, progress)
-        opened, model = open_graph(index), contenders.load_model(config)
-        progress.stage(rung, False)
-        return ladder.climb(rung, index, opened, model, Allowance(max_calls, token_cap), progress)
 
 
 def search(
@@ -205,75 +142,28 @@ def roi(config: Config) -> RunResult:
     return pricing.reprice(config, load_result(config.folder), dt.datetime.now(dt.UTC).date())
 
 
+def score(run: Run, *, write: bool = True) -> Rescored:
+    """A finished run's answers scored again; the new result takes the place of the old one, which
+    is kept beside it, and joins the history.
+
+    Raises:
+        DataError: the questions cannot be used, or the folder cannot be written.
+        ConfigError: a price or its name is wrong.
+    """
+    now = dt.datetime.now(dt.UTC)
+    found = rescore(run.config, run.result, now, count=write)
+    if write:
+        with RunDir(run.path.parent):
+            stamp = dt.datetime.fromisoformat(run.result.created_at).strftime("%Y%m%d-%H%M%S")
+            kept = run.path.with_name(f"{run.path.stem}.{stamp}.json")
+            write_atomic(kept, dump_json(RunResult, run.result))
+            write_atomic(run.path, dump_json(RunResult, found.result))
+        scored = dataclasses.replace(run, result=found.result)
+        history.join(run.config.output, snapshot_of(scored, "score"))
+    return found
+
+
 def _reading_arm(result: RunResult) -> str:
     """The shipped arm if it retrieves, else `rag`."""
     retrieves = {a.arm for a in result.answers if a.passages}
     return result.verdict.ship if result.verdict.ship in retrieves else "rag"
-
-
-def question_set(
-    config: Config, progress: Progress | None = None
-) -> tuple[QuestionSet, tuple[Question, ...]]:
-    """The split questions, and those that a finished run has written about train documents;
-    without a model.
-
-    Raises:
-        DataError: documents or questions cannot be used.
-    """
-    progress = progress or Silent()
-    with RunDir(config.folder, progress.stage) as folder:
-        key = corpus_key(config)
-        documents, _ = read_corpus(config, folder, key, progress)
-        split = split_corpus(config, folder, key, documents)[0]
-        written: Synthesis | None = folder.newest("synthesis", Synthesis)
-    # They may be of an earlier split.
-    train = set(split.train_doc_ids)
-    made = written.questions if written else ()
-    return split, tuple(q for q in made if train.issuperset(q.doc_ids))
-
-
-def import_feedback(
-    config: Config, path: Path, progress: Progress | None = None
-) -> tuple[int, int]:
-    """Add an export of another log, or a file of plain records, to the domain's log.
-
-    Returns:
-        Events added, events that were already there.
-
-    Raises:
-        DataError: the file cannot be trusted or read; nothing is written.
-    """
-    if is_export(path):
-        with EventLog(config.feedback_log) as log:
-            return import_log(log, path)
-    split, written = question_set(config, progress)
-    known = {q.id: q for q in (*written, *split.train, *split.dev, *split.test)}
-    records = {event.id: (event, texts) for event, texts in read_plain(path, known)}
-    asked = [e.question for e, _ in records.values() if e.question_id not in known]
-    repeated = repeats(asked, split)
-    with EventLog(config.feedback_log) as log:
-        new = [record for event_id, record in records.items() if event_id not in log]
-        log.append(
-            [
-                event
-                if event.question_id in known or event.question in repeated
-                else dataclasses.replace(event, split="train")
-                for event, _ in new
-            ],
-            {sha: t for _, texts in new for sha, t in texts.items()},
-        )
-    return len(new), len(records) - len(new)
-
-
-def training_feedback(
-    config: Config, trust: float | None = None, progress: Progress | None = None
-) -> FeedbackRows:
-    """What people and trusted judges said, as training rows; `trust` as in `judges.reports_of`.
-
-    Raises:
-        DataError: there is no feedback, or documents or questions cannot be used.
-    """
-    with EventLog(config.feedback_log, create=False):
-        split, written = question_set(config, progress)
-    excluded = registry_of(config).exclusions()
-    return learned(config.feedback_log, split, written, trust=trust, excluded=excluded)

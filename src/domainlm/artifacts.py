@@ -220,6 +220,9 @@ class RunDir:
         stored = self._stored(path, key, kind)
         self._on_stage(name, stored is not None)
         if stored is not None:
+            # It is in force again: `newest` goes by time.
+            with contextlib.suppress(OSError):
+                path.touch()
             self._times[name] = stored[1]
             return stored[0]  # type: ignore[no-any-return]
         started = time.perf_counter()
@@ -232,7 +235,7 @@ class RunDir:
         return value
 
     def newest(self, name: str, kind: Any) -> Any | None:
-        """What stage `name` made last, whatever it was made from; None if it never ended."""
+        """What stage `name` made or loaded last, whatever from; None if it never ended."""
         made = sorted(self.path.glob(f"stages/{name}-*.json"), key=lambda p: p.stat().st_mtime)
         for path in reversed(made):
             stored = self._stored(path, path.stem.removeprefix(f"{name}-"), kind)

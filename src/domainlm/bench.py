@@ -13,11 +13,9 @@ from domainlm.config import ArmName, Config
 from domainlm.contenders import base_checkpoint, load_model, stage_resources
 from domainlm.memory import PeakMemory, release
 from domainlm.models.base import ChatModel, Embedder
-from domainlm.rag import derived_search
-from domainlm.rag.communities import by_community
-from domainlm.rag.pipeline import Answerer, Arm, Retrieval, closed_book, with_retrieval
-from domainlm.rag.reading import with_documents
-from domainlm.rag.replug import with_ensemble
+from domainlm.rag.arms import CLOSED_BOOK, arm_of
+from domainlm.rag.pipeline import Answerer, Arm, Retrieval
+from domainlm.rag.preparing import bill_of
 from domainlm.registry import registry_of
 from domainlm.retrieval import Index
 from domainlm.schema import (
@@ -28,12 +26,14 @@ from domainlm.schema import (
     Question,
     QuestionSet,
     RagSpec,
+    RewardRow,
     Sampling,
     Setup,
     TrainingRow,
 )
 from domainlm.training.data import Synthesis, closed_book_rows, raft_rows, replay_rows
 from domainlm.training.refine import refine_rows
+from domainlm.training.rewards import reward_rows
 
 ADAPTER_OF: dict[ArmName, str] = {"tuned": "tuned", "tuned+rag": "tuned", "raft": "raft"}
 """Which adapter each arm that needs one is served with."""
@@ -74,8 +74,12 @@ class Bench:
         self._adapters = {name: self.train_one(name, key, written) for name in wanted}
         return tuple(self._adapters.values())
 
-    def train_one(self, name: str, key: str, written: Synthesis) -> Adapter:
-        """The adapter `name` on its own rows, trained or loaded."""
+    def train_one(
+        self, name: str, key: str, written: Synthesis, seed: int | None = None
+    ) -> Adapter:
+        """The adapter `name` on its own rows, trained or loaded; another `seed` than the run's
+        trains it once more on the same rows.
+        """
         training = self._config.training
         rows = self.own_rows(name, key, written)
         rows += tuple(replay_rows(len(rows), training.replay_share, self._config.seed))
@@ -83,7 +87,8 @@ class Bench:
         self.row_counts |= dict(sorted(counts.items()))
         # Not the checkpoint's path: the cache may lie elsewhere on the next machine.
         key = digest(key, rows, self._config.model)
-        return self.fit(name, name, Lessons(rows), key)
+        label = name if seed is None else f"{name}-seed-{seed}"
+        return self.fit(label, name, Lessons(rows), key, seed)
 
     def own_rows(self, name: str, key: str, written: Synthesis) -> tuple[TrainingRow, ...]:
         """Rows of train and written questions, without what is to be forgotten."""
@@ -100,9 +105,11 @@ class Bench:
         # After the stage: what is excluded later must go too.
         return registry_of(self._config).exclusions().keep(rows)
 
-    def fit(self, label: str, name: str, lessons: Lessons, key: str) -> Adapter:
+    def fit(
+        self, label: str, name: str, lessons: Lessons, key: str, seed: int | None = None
+    ) -> Adapter:
         """Train an adapter of the kind `name` ("tuned" or "raft"), or load the one that was trained
-        for `key` under this label.
+        for `key` under this label; `seed` is the run's by default.
 
         Raises:
             DataError: there are no rows, or none of one kind fits.
@@ -127,7 +134,8 @@ class Bench:
                 epochs=epochs,
                 dev=dev,
                 documents=tuple(self._documents.values()),
-                seed=self._config.seed,
+                rewarded=self._rewarded(name),
+                seed=self._config.seed if seed is None else seed,
                 progress=self._progress.update,
             )
             release()
@@ -154,7 +162,8 @@ class Bench:
             limit = 0 if every else training.tuned_rows
             return closed_book_rows(pool, limit, seed, phrasings=1 if every else training.phrasings)
         return raft_rows(
-            pool,
+            # A sentence with a gap asks to recite, not to read.
+            [q for q in pool if q.metadata.get("form") != "gap"],
             self._retrieval(),
             self._documents,
             limit=0 if every else training.raft_rows,
@@ -164,6 +173,15 @@ class Bench:
             seed=seed,
             progress=self._progress.update,
         )
+
+    def _rewarded(self, name: str) -> tuple[RewardRow, ...]:
+        """Train questions on which GRPO goes on, prompted as the arm will be."""
+        limit = self._config.training.reward.questions
+        if not limit:
+            return ()
+        retrieval = self._retrieval() if name == "raft" else None
+        rows = reward_rows(self._questions.train, retrieval, limit=limit, seed=self._config.seed)
+        return registry_of(self._config).exclusions().keep(rows)
 
     def _refining(self, name: str) -> list[TrainingRow]:
         """Rows that teach to complete a sentence from intact, damaged or irrelevant text."""
@@ -240,6 +258,24 @@ class Bench:
         if own.base_model == base_model:
             self._adapters[name] = dataclasses.replace(own, path=str(adapter.resolve()))
 
+    def reader(self, name: ArmName, adapter: Adapter | None = None) -> ChatModel:
+        """The model that an arm is served by, or would be with another adapter."""
+        own = ADAPTER_OF.get(name, "")
+        place = self._folder.path / adapter.path if adapter else self._adapter_path(own)
+        return load_model(self._config, place)
+
+    def keep(self, arm: Arm, asked: Sequence[Question], key: str) -> list[Answer]:
+        """Answers of an arm of one's own making, kept batch by batch under `key`."""
+        log, done = self._answered(f"{arm.name}-{key}")
+        self._complete(lambda: arm, asked, log, done)
+        return [done[q.id] for q in asked]
+
+    @property
+    def sampling(self) -> Sampling:
+        """How every arm decodes."""
+        decoding = self._config.decoding
+        return Sampling(decoding.max_tokens, decoding.temperature, decoding.seed)
+
     def contend(
         self, name: ArmName, model: ChatModel, asked: Sequence[Question], key: str
     ) -> list[Answer]:
@@ -276,18 +312,11 @@ class Bench:
     def _arm(self, name: ArmName, model: ChatModel, *, timed: bool = False) -> Arm:
         decoding = self._config.decoding
         sampling = Sampling(decoding.max_tokens, decoding.temperature, decoding.seed, stream=timed)
-        if name in ("base", "tuned"):
-            return closed_book(name, model, sampling)
-        retrieval = Retrieval(self._spec, self._resources)
-        retrieval.prepare([] if timed else self.asked)
-        if self._spec.reader == "per_document":
-            return with_documents(name, model, sampling, retrieval, self._documents)
-        if self._spec.reader == "replug":
-            return with_ensemble(name, model, sampling, retrieval)
-        if self._spec.reader == "global":
-            grouping = by_community(self._resources)
-            return with_documents(name, model, sampling, retrieval, self._documents, grouping)
-        return with_retrieval(name, model, sampling, retrieval)
+        retrieval = None
+        if name not in CLOSED_BOOK:
+            retrieval = Retrieval(self._spec, self._resources)
+            retrieval.prepare([] if timed else self.asked)
+        return arm_of(name, model, sampling, retrieval)
 
     def timed(self, name: ArmName, model: ChatModel) -> Answerer:
         """An arm whose answers are to be timed, warmed up with one question."""
@@ -310,13 +339,13 @@ class Bench:
 
     def setup(self, arm: str, adapters: Sequence[Adapter]) -> Setup:
         """What an arm took: machine time of index, question writing and training, and storage."""
-        retrieves = arm not in ("base", "tuned")
+        retrieves = arm not in CLOSED_BOOK
         trained = [a for a in adapters if a.name == ADAPTER_OF.get(arm)]  # type: ignore[call-overload]
         places = [self._folder.path / a.path for a in trained]
         indexing = 0.0
         if retrieves:
-            indexing = self._index.delta.seconds
-            indexing += derived_search.spent(self._spec.retrieve, self._resources).seconds
+            indexing = self._index.delta.seconds + self._folder.seconds("retriever")
+            indexing += bill_of(self._spec.retrieve, self._resources).seconds
             if self._index.folder:
                 places.append(self._index.folder)
         rows_s = sum(self._folder.seconds(f"rows-{a.name}") for a in trained)

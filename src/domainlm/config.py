@@ -15,27 +15,14 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from domainlm.acceptance import AcceptanceConfig
+from domainlm.budgets import BUDGETS, Budget
 from domainlm.errors import ConfigError
-from domainlm.schema import RagSpec, StageSpec
+from domainlm.schema import RagSpec, SetFormat, StageSpec
+from domainlm.sections import DecodingConfig, ImproveConfig, Section, ServeConfig, SplitConfig
 
-Budget = Literal["smoke", "small", "full"]
 ArmName = Literal["base", "rag", "tuned", "tuned+rag", "raft"]
 ARMS: tuple[ArmName, ...] = ("base", "rag", "tuned", "tuned+rag", "raft")
-
-
-class Section(BaseModel):
-    """A group of settings: frozen, unknown keys refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SplitConfig(Section):
-    """Shares of documents (dev, test_new) and of questions about known ones (test_known)."""
-
-    seed: int = 0
-    dev: float = Field(0.15, ge=0, lt=1)
-    test_new: float = Field(0.2, ge=0, lt=1)
-    test_known: float = Field(0.2, ge=0, lt=1)
 
 
 class ChunkingConfig(Section):
@@ -88,11 +75,15 @@ class RagConfig(Section):
 
 
 class SynthesisConfig(Section):
-    """Question writing from passages: how many passages are read, and what may stay."""
+    """Question writing: by the model as it is about passages; and about facts, by asking train
+    questions again of other documents, by gaps, and by a writer tuned on the train questions.
+    """
 
     passages: int = Field(0, ge=0)
     questions_per_passage: int = Field(2, ge=1, le=8)
     min_groundedness: float = Field(0.8, ge=0, le=1)
+    facts: int = Field(0, ge=0)
+    questions_per_fact: int = Field(0, ge=0, le=8)
 
 
 class PreferenceConfig(Section):
@@ -107,8 +98,11 @@ class PreferenceConfig(Section):
 
 
 class RewardConfig(Section):
-    """GRPO: answers drawn per question, and how much each verifiable reward counts."""
+    """GRPO after supervised tuning, on so many train `questions`: answers drawn for each, and how
+    much each verifiable reward counts.
+    """
 
+    questions: int = Field(0, ge=0)
     generations: int = Field(8, ge=2, le=64)
     max_tokens: int = Field(64, ge=1, le=1024)
     temperature: float = Field(1.0, gt=0, le=2)
@@ -118,6 +112,16 @@ class RewardConfig(Section):
     answer: float = Field(1.0, ge=0)
     support: float = Field(0.5, ge=0)
     abstention: float = Field(1.0, ge=0)
+
+
+class RetrieverConfig(Section):
+    """Contrastive tuning of the embedder on the train questions; no `epochs`, no tuning."""
+
+    epochs: int = Field(0, ge=0, le=100)
+    negatives: int = Field(2, ge=0, le=16)
+    batch_size: int = Field(16, ge=2, le=1024)
+    learning_rate: float = Field(3e-5, gt=0, lt=1)
+    max_tokens: int = Field(128, ge=8, le=8192)
 
 
 Method = Literal["lora", "dora", "rslora", "full", "prefix", "qlora"]
@@ -163,22 +167,16 @@ class TrainingConfig(Section):
     cpt_tokens: int = Field(0, ge=0)
     cpt_learning_rate: float | None = Field(None, gt=0, lt=1)
     checkpoint_every_s: float = Field(60.0, gt=0)
+    seeds: int = Field(0, ge=0, le=20)
     synthesis: SynthesisConfig = SynthesisConfig()  # type: ignore[call-arg]
     preference: PreferenceConfig = PreferenceConfig()  # type: ignore[call-arg]
     reward: RewardConfig = RewardConfig()  # type: ignore[call-arg]
+    retriever: RetrieverConfig = RetrieverConfig()  # type: ignore[call-arg]
 
     @property
     def rate(self) -> float:
         """The learning rate in force."""
         return self.learning_rate or _RATES[self.method]
-
-
-class DecodingConfig(Section):
-    """Identical for all arms: greedy unless told otherwise."""
-
-    max_tokens: int = Field(96, ge=1, le=4096)
-    temperature: float = Field(0.0, ge=0, le=2)
-    seed: int = 0
 
 
 class EvaluationConfig(Section):
@@ -190,6 +188,7 @@ class EvaluationConfig(Section):
     max_questions: int = Field(0, ge=0)
     dev_questions: int = Field(0, ge=0)
     minimum_quality: float = Field(0.0, ge=0, le=1)
+    diagnostics: bool = False
     probes: int = Field(0, ge=0)
     load: float = Field(0.0, ge=0, le=1e6)
     load_questions: int = Field(60, ge=1)
@@ -198,24 +197,6 @@ class EvaluationConfig(Section):
 Usd = Annotated[float, Field(ge=0, lt=1e12)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Amount = Annotated[float, Field(ge=0, lt=1e9)]
-
-
-class ImproveConfig(Section):
-    """The gate between a newly trained model and the one in use.
-
-    `alpha` is the chance that any of `rounds` models without gain passes, `margin` the loss of
-    general skill, abstention or format that may remain possible, `overhead` the same for latency
-    and cost (as a share), `replay` the share of general rows in training. Fewer than `min_pairs`
-    preferences, or `min_thumbs` of either kind, do not train.
-    """
-
-    alpha: float = Field(0.05, gt=0, lt=0.5)
-    rounds: int = Field(6, ge=1, le=1000)
-    margin: float = Field(0.1, gt=0, lt=1)
-    overhead: float = Field(0.2, gt=0, le=10)
-    replay: float = Field(0.08, ge=0, le=0.5)
-    min_pairs: int = Field(8, ge=1)
-    min_thumbs: int = Field(4, ge=1)
 
 
 class CostConfig(Section):
@@ -292,6 +273,7 @@ class Config(Section):
     name: str = "run"
     documents: Path
     questions: Path
+    format: SetFormat = "auto"
     output: Path = Path("runs")
     model: str = "embedded"
     embedder: str = "embedded"
@@ -307,8 +289,10 @@ class Config(Section):
     training: TrainingConfig = TrainingConfig()  # type: ignore[call-arg]
     decoding: DecodingConfig = DecodingConfig()  # type: ignore[call-arg]
     evaluation: EvaluationConfig = EvaluationConfig()  # type: ignore[call-arg]
+    acceptance: AcceptanceConfig = AcceptanceConfig()  # type: ignore[call-arg]
     cost: CostConfig = CostConfig()  # type: ignore[call-arg]
     improve: ImproveConfig = ImproveConfig()  # type: ignore[call-arg]
+    serve: ServeConfig = ServeConfig()  # type: ignore[call-arg]
 
     @field_validator("name")
     @classmethod
@@ -336,6 +320,15 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _endpoint_embedder_cannot_train(self) -> Config:
+        if self.training.retriever.epochs and self.embedder.startswith(("openai:", "fake")):
+            raise ValueError(
+                f"embedder {self.embedder!r} cannot be tuned here, but training.retriever.epochs "
+                f"is {self.training.retriever.epochs}; set it to 0 or use a local embedder"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _endpoint_gives_no_probabilities(self) -> Config:
         if self.rag.reader == "replug" and self.model.startswith(("openai:", "fake")):
             raise ValueError(
@@ -352,39 +345,16 @@ class Config(Section):
     @property
     def feedback_log(self) -> Path:
         """The event log, beside the run's folder, which may be set aside or deleted."""
-        return self.output / f"{self.name}.feedback.sqlite"
+        return self.beside("feedback.sqlite")
 
     @property
     def asked_log(self) -> Path:
         """What `ask` answered, beside the event log."""
-        return self.output / f"{self.name}.asked.jsonl"
+        return self.beside("asked.jsonl")
 
-
-# What each budget fills in where the configuration is silent (0 or absent).
-BUDGETS: dict[Budget, dict[str, Any]] = {
-    "smoke": {
-        "training": {"tuned_rows": 16, "tuned_epochs": 1, "raft_rows": 8, "raft_epochs": 1},
-        "synthesis": {"passages": 4},
-        "evaluation": {"max_questions": 10, "dev_questions": 6, "probes": 3},
-    },
-    "small": {
-        "training": {"tuned_rows": 200, "tuned_epochs": 1, "raft_rows": 80, "raft_epochs": 1},
-        "synthesis": {"passages": 8},
-        "evaluation": {"max_questions": 48, "dev_questions": 14, "probes": 6},
-    },
-    "full": {
-        "training": {
-            "batch_size": 8,
-            "tuned_rows": 20_000,
-            "tuned_epochs": 3,
-            "raft_rows": 5_000,
-            "raft_epochs": 1,
-        },
-        "synthesis": {"passages": 2_000},
-        # From 72 on, the 95th percentile has an upper bound.
-        "evaluation": {"max_questions": 100_000, "dev_questions": 500, "probes": 80},
-    },
-}
+    def beside(self, suffix: str) -> Path:
+        """A file beside the run's folder, which may be set aside or deleted."""
+        return self.output / f"{self.name}.{suffix}"
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -405,7 +375,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     if not isinstance(raw, dict):
         raise ConfigError(f"configuration {path} must be a mapping of settings, not {raw!r:.60}")
     for override in overrides:
-        _apply(raw, override)
+        apply_override(raw, override)
     return make_config(raw, base=path.resolve().parent)
 
 
@@ -416,23 +386,27 @@ def make_config(raw: dict[str, Any], base: Path | None = None) -> Config:
         ConfigError: a key is unknown or a value is out of range.
     """
     raw = _with_budget(raw)
+    if "documents" not in raw and raw.get("format", "auto") != "auto" and "questions" in raw:
+        raw = {**raw, "documents": raw["questions"]}
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(_one_sentence(error)) from None
     if base is None:
         return config
-    prices = config.cost.prices
     return config.model_copy(
         update={
             "documents": base / config.documents.expanduser(),
             "questions": base / config.questions.expanduser(),
             "output": base / config.output.expanduser(),
-            "cost": config.cost.model_copy(
-                update={"prices": base / prices.expanduser() if prices else None}
-            ),
+            "serve": config.serve.model_copy(update={"users": _at(base, config.serve.users)}),
+            "cost": config.cost.model_copy(update={"prices": _at(base, config.cost.prices)}),
         }
     )
+
+
+def _at(base: Path, path: Path | None) -> Path | None:
+    return base / path.expanduser() if path else None
 
 
 def _with_budget(raw: dict[str, Any]) -> dict[str, Any]:
@@ -456,7 +430,12 @@ def _with_budget(raw: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _apply(raw: dict[str, Any], override: str) -> None:
+def apply_override(raw: dict[str, Any], override: str) -> None:
+    """Set `key=value` among raw settings.
+
+    Raises:
+        ConfigError: it is not key=value, or runs through a value.
+    """
     key, sign, value = override.partition("=")
     if not sign or not key:
         raise ConfigError(f"override {override!r} is not key=value, e.g. training.rank=8")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from domainlm.artifacts import Log, Progress, RunDir, Silent, digest
-from domainlm.config import Config
+from domainlm.config import Config, TrainingConfig
 from domainlm.corpus.chunking import chunk_document
-from domainlm.evaluation.metrics import retrieval_metrics
+from domainlm.evaluation.metrics import OBJECTIVES, retrieval_metrics
 from domainlm.models.base import ChatModel, Embedder, load_chat_model, load_embedder
 from domainlm.rag.pipeline import Retrieval
 from domainlm.rag.stages import Resources
@@ -18,13 +19,17 @@ from domainlm.retrieval import Index, IndexDelta, build_index
 from domainlm.schema import (
     Chunk,
     Document,
+    Lessons,
     Question,
     QuestionSet,
     RagSpec,
     StageSpec,
     Trial,
 )
-from domainlm.training.data import Synthesis, write_questions
+from domainlm.training.data import Synthesis, distinct, write_questions
+from domainlm.training.facts import Fact, examples_of, facts_of, gaps
+from domainlm.training.transfer import compare, most_asked, transfer, transferred_questions
+from domainlm.training.writer import EPOCHS, write_about, writer_rows
 
 CANDIDATES: tuple[tuple[str, tuple[StageSpec, ...]], ...] = (
     ("full text", (StageSpec("bm25"),)),
@@ -122,7 +127,7 @@ def choose_pipeline(
         means = {metric: round(float(np.mean(v)), 6) for metric, v in sorted(scores.items())}
         trials.append(Trial(name, spec, len(usable), means))
         progress.update(n, len(candidates), name)
-    target = next((m for m in _OBJECTIVES if all(m in t.metrics for t in trials)), "")
+    target = next((m for m in OBJECTIVES if all(m in t.metrics for t in trials)), "")
     # Equal candidates keep their order, simplest first.
     return tuple(sorted(trials, key=lambda t: -t.metrics.get(target, 0.0)))
 
@@ -179,37 +184,115 @@ def stage_resources(
     )
 
 
-_OBJECTIVES = ("evidence_recall", "doc_recall")
-
-
 def synthesise(
     config: Config,
     index: Index,
     documents: dict[str, Document],
     questions: QuestionSet,
-    drafts: Path,
+    embedder: Embedder,
+    folder: RunDir,
+    key: str,
     progress: Progress,
 ) -> Synthesis:
-    """Have the base model write questions about train documents, if any arm trains; `drafts`
-    keeps what it wrote, batch by batch.
+    """Have questions about train documents written, if any arm trains: by the base model about
+    passages, and as `ask_about_facts` does. What is written is kept in `folder`, batch by batch.
     """
     wanted = config.training.synthesis
-    if not wanted.passages or not any(a not in ("base", "rag") for a in config.arms):
-        return Synthesis((), {})
+    made = Synthesis((), {})
+    if not any(a not in ("base", "rag") for a in config.arms):
+        return made
     train_documents = set(questions.train_doc_ids)
-    return write_questions(
-        [c for c in index.chunks() if c.doc_id in train_documents],
-        documents,
-        questions.train,
-        (*questions.dev, *questions.test),
-        load_model(config),
-        passages=wanted.passages,
-        per_passage=wanted.questions_per_passage,
-        min_groundedness=wanted.min_groundedness,
+    held_out = (*questions.dev, *questions.test)
+    drafts = folder.path / "drafts"
+    if wanted.passages:
+        made = write_questions(
+            [c for c in index.chunks() if c.doc_id in train_documents],
+            documents,
+            questions.train,
+            held_out,
+            load_model(config),
+            passages=wanted.passages,
+            per_passage=wanted.questions_per_passage,
+            min_groundedness=wanted.min_groundedness,
+            seed=config.seed,
+            drafts=Log(drafts / f"{key}.jsonl", list[str]),
+            progress=progress.update,
+        )
+    if wanted.facts:
+        about = ask_about_facts(config, documents, questions, embedder, folder, key, progress)
+        counts = Counter(made.counts) + Counter(about.counts)
+        made = Synthesis((*made.questions, *about.questions), dict(counts))
+    return made
+
+
+def ask_about_facts(
+    config: Config,
+    documents: dict[str, Document],
+    questions: QuestionSet,
+    embedder: Embedder,
+    folder: RunDir,
+    key: str,
+    progress: Progress,
+) -> Synthesis:
+    """Facts of train documents in several wordings: train questions asked again of other documents,
+    what a tuned writer asks, and sentences with a gap.
+    """
+    wanted = config.training.synthesis
+    held_out = (*questions.dev, *questions.test)
+    train_documents = set(questions.train_doc_ids)
+    facts = facts_of([d for d in documents.values() if d.id in train_documents])
+    examples = examples_of(questions.train, documents)
+    compared = compare(facts, examples, documents, embedder)
+    found = transfer(compared)
+    counts: Counter[str] = Counter({"asked again of other documents": len(found)})
+    made = list(distinct(transferred_questions(found), held_out, questions.train, counts))
+    # What people are known to ask comes first; where room is left, what is most like it.
+    asked = dict.fromkeys(t.fact for t in found)
+    chosen = list(dict.fromkeys((*asked, *most_asked(compared, wanted.facts))))[: wanted.facts]
+    if wanted.questions_per_fact and examples:
+        written = write_about(
+            chosen,
+            questions.train,
+            held_out,
+            question_writer(config, examples, folder, progress),
+            samples=wanted.questions_per_fact,
+            seed=config.seed,
+            drafts=Log(folder.path / "drafts" / f"{key}-facts.jsonl", list[str]),
+            progress=progress.update,
+        )
+        made += written.questions
+        counts.update(written.counts)
+    counts["sentences with a gap"] = len(chosen)
+    return Synthesis((*made, *gaps(chosen)), dict(sorted(counts.items())))
+
+
+def question_writer(
+    config: Config,
+    examples: Sequence[tuple[Question, Fact]],
+    folder: RunDir,
+    progress: Progress,
+) -> ChatModel:
+    """The base model, tuned to ask about facts as the train questions do; trained once.
+
+    Raises:
+        DataError: all rows are too long.
+        ModelError: the base cannot be loaded, or a check of the training failed.
+    """
+    # The trainers import torch, which only this stage needs.
+    from domainlm.training.plan import train_adapter
+
+    rows = writer_rows(examples)
+    adapter = train_adapter(
+        "writer",
+        Lessons(rows),
+        base_checkpoint(config),
+        folder.path / "adapters" / f"writer-{digest(rows, config.model, config.seed)}",
+        TrainingConfig.model_validate({}),
+        epochs=EPOCHS,
         seed=config.seed,
-        drafts=Log(drafts, list[str]),
         progress=progress.update,
     )
+    return load_model(config, Path(adapter.path))
 
 
 def load_model(config: Config, adapter: Path | None = None) -> ChatModel:

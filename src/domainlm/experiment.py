@@ -14,7 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from domainlm import __version__, contenders, diagnose, pricing, provenance, timing
+from domainlm import (
+    __version__,
+    contenders,
+    controls,
+    diagnose,
+    doubts,
+    history,
+    pricing,
+    provenance,
+    repeats,
+    timing,
+)
 from domainlm.artifacts import (
     Progress,
     RunDir,
@@ -27,17 +38,18 @@ from domainlm.artifacts import (
 )
 from domainlm.bench import ADAPTER_OF, Bench
 from domainlm.config import Config
-from domainlm.corpus.questions import check_documents, load_questions
-from domainlm.corpus.readers import load_documents
+from domainlm.corpus.questions import check_documents
+from domainlm.corpus.sets import read_asked, read_documents
 from domainlm.corpus.splits import split_questions
 from domainlm.errors import ConfigError, DataError
 from domainlm.evaluation import summary
-from domainlm.evaluation.tasks import score_answers
+from domainlm.evaluation.groundedness import head_digest, score_grounded
 from domainlm.feedback import asked
 from domainlm.models.base import Embedder
 from domainlm.rag.graph import merges_of
 from domainlm.registry import registry_of
 from domainlm.retrieval import Index, IndexDelta
+from domainlm.retriever_tuning import tuned_retrieval
 from domainlm.schema import (
     Adapter,
     Answer,
@@ -60,7 +72,10 @@ RESULT = "result.json"
 
 @dataclass(frozen=True)
 class Ground:
-    """What all arms share: documents, split questions, one index, the chosen pipeline."""
+    """What all arms share: documents, split questions, one index, the chosen pipeline.
+
+    `embedder` searches and may be tuned; `scorer`, the configured one, compares answers.
+    """
 
     documents: tuple[Document, ...]
     quarantined: tuple[Quarantined, ...]
@@ -68,6 +83,7 @@ class Ground:
     index: Index
     trials: tuple[Trial, ...]
     embedder: Embedder
+    scorer: Embedder
     corpus_key: str
     split_key: str
     pipeline_key: str
@@ -90,24 +106,34 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
     prices = pricing.check(config)
     with RunDir(config.folder, progress.stage) as folder:
         ground = prepare(config, folder, progress)
-        bench, written, adapters = tune(config, folder, ground, progress)
+        bench, written, training_key = workbench(config, folder, ground, progress)
+        adapters = bench.train(training_key, written)
         answer_key = digest(
-            ground.pipeline_key, config.model, config.api_base, adapters, config.decoding
+            ground.pipeline_key,
+            config.model,
+            config.api_base,
+            adapters,
+            # What is withheld is decided afterwards.
+            config.decoding.model_copy(update={"keep": None}),
         )
-        answers, memory = bench.answer(answer_key)
+        said, memory = bench.answer(answer_key)
+        answers, withholding, unlearned = doubts.stage(
+            config, folder, said, ground.questions, ground.scorer, answer_key
+        )
         waits = timing.measure(bench, config, folder, answer_key, progress)
 
         score_key = digest(
             [(a.arm, a.question_id, a.text, a.failed, a.passages) for a in answers],
             ground.split_key,
-            ground.embedder.name,
+            ground.scorer.name,
             __version__,
         )
         scores: tuple[Score, ...] = folder.stage(
             "scores",
-            score_key,
+            # A scorer trained anew scores anew, but is no new look at the test questions.
+            digest(score_key, head_digest()),
             tuple[Score, ...],
-            lambda: tuple(score_answers(answers, bench.asked, ground.embedder)),
+            lambda: tuple(score_grounded(answers, bench.asked, ground.scorer)),
         )
         waterfalls: tuple[Waterfall, ...] = folder.stage(
             "diagnose",
@@ -118,6 +144,12 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
             ),
         )
         touches = provenance.touch_test(config.output, ground.questions.test, score_key)
+        checks = controls.stage(
+            config, folder, bench, ground.by_id, ground.questions.train, answers, scores, answer_key
+        )
+        seeds = repeats.stage(
+            config, folder, bench, written, adapters, scores, training_key, answer_key
+        )
 
         dev = [s for s in scores if s.split == "dev"]
         test = [s for s in scores if s.split != "dev"]
@@ -139,7 +171,9 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
             setups,
             churn,
             now.date(),
-            [warning for adapter in adapters for warning in adapter.warnings],
+            [*(warning for a in adapters for warning in a.warnings), *unlearned],
+            waits,
+            checks,
         )
         result = RunResult(
             name=config.name,
@@ -147,7 +181,8 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
             config=config.model_dump(mode="json"),
             provenance=provenance.collect(
                 config, ground.embedder.name, ground.corpus_key, ground.split_key, prices, adapters
-            ),
+            )
+            | {"groundedness": head_digest()},
             data=card(ground, written, bench),
             trials=ground.trials,
             rag=ground.trials[0].spec,
@@ -166,9 +201,15 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
             setups=setups,
             churn=churn,
             money=settled.money,
+            standings=settled.standings,
+            controls=checks,
+            seeds=seeds,
             latency=waits,
+            doubts=withholding,
         )
         write_atomic(config.folder / RESULT, dump_json(RunResult, result))
+        paid = {(a.arm, a.question_id): c for a, c in zip(answers, spent, strict=True)}
+        history.join(config.output, history.snapshot(result, paid))
         return result
 
 
@@ -181,6 +222,12 @@ def prepare(config: Config, folder: RunDir, progress: Progress) -> Ground:
     embedder = contenders.load_configured_embedder(config)
     index_key = digest(read_key, config.chunking, embedder.name)
     index, _ = contenders.open_index(folder, index_key, config, documents, embedder, progress)
+    scorer = embedder
+    if config.training.retriever.epochs:
+        index_key = digest(index_key, split_key, config.training.retriever, config.seed)
+        embedder, index, _ = tuned_retrieval(
+            config, folder, index_key, index, documents, questions, embedder, progress
+        )
     pipeline_key = digest(
         index_key, split_key, config.rag, config.evaluation.dev_questions, merges_of(index)
     )
@@ -198,6 +245,7 @@ def prepare(config: Config, folder: RunDir, progress: Progress) -> Ground:
         index,
         trials,
         embedder,
+        scorer,
         read_key,
         split_key,
         pipeline_key,
@@ -227,7 +275,9 @@ def workbench(
             ground.index,
             ground.by_id,
             ground.questions,
-            folder.path / "drafts" / f"{key}.jsonl",
+            ground.embedder,
+            folder,
+            key,
             progress,
         ),
     )
@@ -241,7 +291,9 @@ def workbench(
         ground.embedder,
         progress,
     )
-    return bench, written, digest(key, config.training)
+    # More training runs leave the first one as it is.
+    settings = config.training.model_dump(mode="json", exclude={"seeds"})
+    return bench, written, digest(key, settings)
 
 
 def follow(
@@ -334,7 +386,13 @@ def ask_one(config: Config, text: str, arm: str, progress: Progress | None = Non
             champion = registry.model("champion")
             if ADAPTER_OF.get(arm) == ADAPTER_OF.get(champion.arm):  # type: ignore[call-overload]
                 bench.serve(ADAPTER_OF[arm], registry.verify(champion.id), champion.base_model)
-        answer = bench.ask(arm, Question("ask", text))
+        question = Question("ask", text)
+        answer = bench.ask(arm, question)
+        if config.decoding.keep is not None and (config.folder / RESULT).exists():
+            learned = load_result(config.folder).doubts
+            answer = doubts.apply(
+                folder, [answer], [question], learned, ground.questions, ground.scorer
+            )[0]
         question = asked.placed(text, ground.questions, written.questions)
         return asked.keep(config.asked_log, question, answer).answer
 
@@ -350,14 +408,16 @@ def set_aside(config: Config) -> None:
 
 def corpus_key(config: Config) -> str:
     """Digest of the documents as they are, and of the code that reads them."""
-    return digest(provenance.folder_digest(config.documents), __version__)
+    return digest(provenance.documents_digest(config), __version__)
 
 
 def split_corpus(
     config: Config, folder: RunDir, key: str, documents: tuple[Document, ...]
 ) -> tuple[QuestionSet, str]:
     """The questions split by document, and the digest of what the split depends on."""
-    split_key = digest(key, provenance.file_digest(config.questions), config.split)
+    split_key = digest(
+        key, provenance.file_digest(config.questions), config.split, *provenance.format_of(config)
+    )
     questions: QuestionSet = folder.stage(
         "questions", split_key, QuestionSet, lambda: read_questions(config, documents)
     )
@@ -370,7 +430,9 @@ def read_corpus(
     """The readable documents, and the files that were set aside."""
 
     def read() -> tuple[tuple[Document, ...], tuple[Quarantined, ...]]:
-        documents, quarantined = load_documents(config.documents, progress=progress.update)
+        documents, quarantined = read_documents(
+            config.documents, config.questions, config.format, progress.update
+        )
         return tuple(documents), tuple(quarantined)
 
     kind = tuple[tuple[Document, ...], tuple[Quarantined, ...]]
@@ -385,7 +447,7 @@ def read_questions(config: Config, documents: tuple[Document, ...]) -> QuestionS
     Raises:
         DataError: the file is missing, malformed or empty, or no question is left.
     """
-    known, absent = check_documents(load_questions(config.questions), documents)
+    known, absent = check_documents(read_asked(config.questions, config.format), documents)
     scored = [q for q in known if q.references or q.task == "unanswerable"]
     if known and not scored:
         raise DataError(

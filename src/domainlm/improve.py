@@ -153,7 +153,11 @@ def play(registry: Registry, lessons: Lessons, steps: Steps, config: Config) -> 
 
 
 def improve(
-    config: Config, corrections: Path | None = None, progress: Progress | None = None
+    config: Config,
+    corrections: Path | None = None,
+    progress: Progress | None = None,
+    *,
+    trust: float | None = None,
 ) -> Round:
     """One round for a configuration, on its event log and on a file of corrections.
 
@@ -161,6 +165,7 @@ def improve(
         config: the run.
         corrections: the file; by default `corrections.jsonl` beside the questions, if it is there.
         progress: told of stages and steps.
+        trust: agreement with people that a judge must surely reach, as in `judges.reports_of`.
 
     Raises:
         DataError: there is no feedback, documents, questions or feedback cannot be used, or
@@ -203,7 +208,11 @@ def improve(
         lessons = Lessons()
         if config.feedback_log.exists():
             lessons = learned(
-                config.feedback_log, ground.questions, written.questions, excluded=excluded
+                config.feedback_log,
+                ground.questions,
+                written.questions,
+                trust=trust,
+                excluded=excluded,
             ).lessons
         if corrections or path.exists():
 

@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from domainlm import stats
 from domainlm.artifacts import Progress, Silent
 from domainlm.errors import DataError
 from domainlm.evaluation.latency import percentile
-from domainlm.evaluation.metrics import retrieval_metrics
+from domainlm.evaluation.metrics import OBJECTIVES, Objective, retrieval_metrics
 from domainlm.evaluation.tasks import clusters_of
 from domainlm.models.base import record_calls
 from domainlm.rag.pipeline import Retrieval
@@ -30,8 +30,6 @@ from domainlm.rag.stages import Resources
 from domainlm.rag.trace import Memo, record_trace
 from domainlm.schema import Interval, Question, RagSpec, StageSpec
 
-Objective = Literal["evidence_recall", "doc_recall"]
-_OBJECTIVES: tuple[Objective, ...] = ("evidence_recall", "doc_recall")
 _CHARS_PER_TOKEN = 4.3
 SECONDS_PER_TOKEN = 1 / 800
 """Reading speed of the embedded model on two cores, for pipelines that are not answered."""
@@ -236,8 +234,8 @@ def search(
 
 def _objective(questions: Sequence[Question]) -> tuple[Objective, list[Question]]:
     for metric, usable in (
-        (_OBJECTIVES[0], [q for q in questions if q.evidence]),
-        (_OBJECTIVES[1], [q for q in questions if q.doc_ids and set(q.scope) != set(q.doc_ids)]),
+        (OBJECTIVES[0], [q for q in questions if q.evidence]),
+        (OBJECTIVES[1], [q for q in questions if q.doc_ids and set(q.scope) != set(q.doc_ids)]),
     ):
         if usable and 2 * len(usable) >= len([q for q in questions if q.evidence or q.doc_ids]):
             return metric, usable

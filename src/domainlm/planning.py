@@ -11,24 +11,26 @@ import math
 from dataclasses import dataclass, replace
 
 from domainlm import pricing
+from domainlm.asking import Quote
 from domainlm.config import Config
-from domainlm.corpus.questions import check_documents, load_questions
-from domainlm.corpus.readers import load_documents
+from domainlm.controls import LONG_CHARS
+from domainlm.corpus.questions import check_documents
+from domainlm.corpus.sets import read_asked, read_documents
 from domainlm.evaluation import cost
 from domainlm.graph import triples
 from domainlm.rag import communities
-from domainlm.rag.derived import Quote
-from domainlm.rag.derived_search import DERIVING
 from domainlm.rag.reading import MOST_GROUPS
-from domainlm.rag.stages import stage_settings
+from domainlm.rag.stages import asked_by, stage_settings
 from domainlm.schema import StageSpec
 from domainlm.training.race import rounds
+from domainlm.training.writer import EPOCHS
 
 _CHARS_PER_TOKEN = 4.3
 EMBED, PREFILL, DECODE, _TRAIN = 11_000.0, 800.0, 900.0, 350.0
 _QUESTION_TOKENS, _ANSWER_TOKENS, _PROMPT_TOKENS = 40, 24, 60
-_RUNG_PROMPT = 120
-"""Task, worked example and template of a call for a rung of the graph."""
+_TASK, _RUNG_TASK = 40, 120
+"""Task and template of a call that derives texts; of one for a rung of the graph, with its example.
+"""
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,8 @@ def plan(config: Config) -> list[Step]:
         DataError: documents or questions cannot be used.
         ConfigError: the price book or a price's name is wrong.
     """
-    documents, _ = load_documents(config.documents)
-    questions, _ = check_documents(load_questions(config.questions), documents)
+    documents, _ = read_documents(config.documents, config.questions, config.format)
+    questions, _ = check_documents(read_asked(config.questions, config.format), documents)
     prices = pricing.check(config)
     machine = pricing.machine(config, prices)
     hosted = pricing.model_price(config, prices)
@@ -73,14 +75,21 @@ def plan(config: Config) -> list[Step]:
             corpus / EMBED,
         )
     ]
+    people = round(len(questions) * (1 - held_out - split.dev))
+    taught = training.retriever
+    if taught.epochs:
+        # Backward passes cost twice a forward one, and every chunk is embedded anew.
+        seen = people * taught.epochs * (2 + taught.negatives) * taught.max_tokens
+        seconds = (3 * seen + corpus) / EMBED
+        steps.append(step("tune retriever", f"{people} questions", seen + corpus, seconds))
     labelled = any(q.evidence for q in questions)
     chunks = max(len(documents), round(corpus / config.chunking.tokens))
-    for stage in config.rag.retrieve:
-        quote = rough_quote(stage.spec(), chunks, config.chunking.tokens, labelled)
+    for leaf in (leaf for stage in config.rag.retrieve for leaf in asked_by(stage.spec())):
+        quote = rough_quote(leaf, chunks, config.chunking.tokens, labelled)
         if quote:
-            what = f"{quote.calls} calls" + (f", {quote.left_out} over" if quote.left_out else "")
+            what = f"{quote.calls} calls" + (f", {quote.left} over" if quote.left else "")
             seconds = quote.tokens_in / PREFILL + quote.tokens_out / DECODE
-            deriving = step(f"derive {stage.use}", what, quote.tokens_in, seconds)
+            deriving = step(f"derive {quote.stage}", what, quote.tokens_in, seconds)
             if hosted:
                 usd = cost.token_cost(quote.tokens_in, quote.tokens_out, hosted)
                 deriving = replace(deriving, usd=usd)
@@ -90,7 +99,15 @@ def plan(config: Config) -> list[Step]:
         calls = training.synthesis.passages * training.synthesis.questions_per_passage
         tokens = calls * 400
         steps.append(step("synthesis", f"{calls} drafts", tokens, tokens / PREFILL + calls * 0.07))
-    pool = round(len(questions) * (1 - held_out - split.dev)) + training.synthesis.passages
+    pool = people + training.synthesis.passages
+    calls = training.synthesis.facts * training.synthesis.questions_per_fact
+    if trained and calls:
+        # The writer learns from the train questions, and reads a sentence for each of its own.
+        learned = people * EPOCHS * (_QUESTION_TOKENS + 60)
+        seconds = learned / _TRAIN + calls * (80 / PREFILL + 0.02)
+        steps.append(step("write about facts", f"{calls} drafts", learned + calls * 80, seconds))
+    # A fact is a sentence with a gap, and about as often a train question asked again.
+    pool += calls + 2 * training.synthesis.facts
     if trained and training.cpt_tokens:
         read = min(training.cpt_tokens, corpus)
         steps.append(step("read documents", f"{read:.0f} tokens", read, read / _TRAIN))
@@ -105,6 +122,14 @@ def plan(config: Config) -> list[Step]:
         rows = shown * training.raft_epochs * mixed + raced
         tokens = round(rows) * (context + _QUESTION_TOKENS + _ANSWER_TOKENS)
         steps.append(step("train raft", f"{rows:.0f} rows", tokens, tokens / _TRAIN))
+    reward = training.reward
+    for adapter in sorted({"tuned" if a.startswith("tuned") else a for a in trained}):
+        rows = min(reward.questions, people) * reward.epochs * reward.generations
+        if rows:
+            tokens = round(rows * ((context if adapter == "raft" else 60) + reward.max_tokens))
+            seconds = tokens / _TRAIN + rows * reward.max_tokens / DECODE
+            what = f"{rows:.0f} answers drawn"
+            steps.append(step(f"reward {adapter}", what, tokens, seconds))
     for arm in config.arms:
         if arm in ("base", "tuned"):
             one, said = float(_QUESTION_TOKENS + 20), _ANSWER_TOKENS
@@ -117,6 +142,16 @@ def plan(config: Config) -> list[Step]:
             usd = cost.token_cost(answering.tokens, written, hosted)
             answering = replace(answering, usd=usd)
         steps.append(answering)
+    if trained and training.seeds > 1:
+        again = [s for s in steps if s.stage.startswith("train ") or s.stage[7:] in trained]
+        more = training.seeds - 1
+        read, seconds = more * sum(s.tokens for s in again), more * sum(s.seconds for s in again)
+        steps.append(step("further seeds", f"{more} more training runs", read, seconds))
+    if limits.diagnostics:
+        readers = [s for s in steps if s.stage in ("answer base", "answer rag", "answer raft")]
+        read, seconds = 2 * sum(s.tokens for s in readers), 2 * sum(s.seconds for s in readers)
+        seconds += asked * LONG_CHARS / _CHARS_PER_TOKEN / PREFILL
+        steps.append(step("diagnostics", "oracle, placebo, few-shot, long context", read, seconds))
     return steps
 
 
@@ -144,40 +179,29 @@ def rough_quote(spec: StageSpec, chunks: int, tokens: int, labelled: bool) -> Qu
     Raises:
         ConfigError: a setting is unknown or of the wrong type.
     """
-    if spec.use == "triples":
-        return _rung_quote(spec, chunks, tokens)
-    if spec.use == "communities":
-        written = stage_settings("retrieve", spec)["summaries"] == "model"
-        return _rung_quote(spec, chunks, tokens) if written else None
-    if spec.use not in DERIVING:
+    if spec.use not in ("questions", "raptor", "triples", "communities"):
         return None
     settings = stage_settings("retrieve", spec)
-    if "model" not in (settings.get("writer"), settings.get("summary")):
+    written = settings.get("writer"), settings.get("summary"), settings.get("summaries")
+    if spec.use != "triples" and "model" not in written:
         return None
+    most = settings.get("max_tokens", 0)
     if spec.use == "questions":
         few = labelled and settings["shots"] > 0
-        calls = [chunks * settings["n"]] if few else [chunks]
-        size = tokens * (1 + settings["shots"]) if few else tokens
-    else:
+        calls = chunks * (settings["n"] if few else 1)
+        size = tokens * (1 + settings["shots"] if few else 1) + _TASK
+    elif spec.use == "raptor":
         # Splits in two leave clusters about two thirds full.
         share = max(2.0, 0.65 * settings["size"])
-        calls = [round(chunks / share**n) for n in range(1, settings["levels"] + 1)]
-        size = round(0.65 * settings["size"] * tokens)
-    asked = min(sum(calls), settings["max_calls"])
-    over = sum(calls) - asked
-    most = asked * settings["max_tokens"]
-    return Quote(spec.use, asked, asked, asked * (size + 40), most, None, over)
-
-
-def _rung_quote(spec: StageSpec, chunks: int, tokens: int) -> Quote:
-    """Every chunk read by itself, or shown once in the summary of its community: rungs take no
-    more, and triples are read only where questions touch.
-    """
-    settings = stage_settings("retrieve", spec)
-    alone = spec.use == "triples"
-    shown, sampling = (1, triples.SAMPLING) if alone else (communities.SHOWN, communities.SAMPLING)
-    calls, size = math.ceil(chunks / shown), shown * tokens + _RUNG_PROMPT
-    fitting = settings["token_cap"] // (size + sampling.max_tokens)
+        calls = sum(round(chunks / share**n) for n in range(1, settings["levels"] + 1))
+        size = round(0.65 * settings["size"] * tokens) + _TASK
+    else:
+        # Every chunk read by itself (at most: only what questions touch is), or shown once in the
+        # summary of its community.
+        alone = spec.use == "triples"
+        shown = 1 if alone else communities.SHOWN
+        most = (triples.SAMPLING if alone else communities.SAMPLING).max_tokens
+        calls, size = math.ceil(chunks / shown), shown * tokens + _RUNG_TASK
+    fitting = settings["token_cap"] // (size + most)
     asked = max(0, min(calls, settings["max_calls"], fitting))
-    written = asked * sampling.max_tokens
-    return Quote(spec.use, asked, asked, asked * size, written, None, calls - asked)
+    return Quote(spec.use, asked, asked * size, asked * most, calls - asked)

@@ -9,6 +9,7 @@ import numpy as np
 
 from domainlm import stats
 from domainlm.errors import ConfigError, DataError
+from domainlm.evaluation import fscores
 from domainlm.schema import RunResult
 
 _OTHERS = (1.0, 2.0, 5.0, 10.0)
@@ -122,10 +123,12 @@ def measured(result: RunResult, a: str = "", b: str = "") -> Spread:
         ConfigError: The run has no such arm.
         DataError: The arms share too few questions, or never differ.
     """
-    test = [s for s in result.scores if s.split in ("test_known", "test_new")]
+    test = [
+        s for s in result.scores if s.split in ("test_known", "test_new") and "primary" in s.metrics
+    ]
     means: dict[str, list[float]] = {}
-    for score in test:
-        means.setdefault(score.arm, []).append(score.metrics["primary"])
+    for arm in {s.arm for s in test}:
+        means[arm] = fscores.primary([s for s in test if s.arm == arm])
     order = sorted(means, key=lambda arm: (-float(np.mean(means[arm])), arm))
     for arm in (a, b):
         if arm and arm not in means:
@@ -138,7 +141,8 @@ def measured(result: RunResult, a: str = "", b: str = "") -> Spread:
         raise DataError(
             f"{len(common)} questions were answered by two arms; a plan from a run needs at least 2"
         )
-    gaps = [values[a][q].metrics["primary"] - values[b][q].metrics["primary"] for q in common]
+    first, second = (fscores.primary([values[arm][q] for q in common]) for arm in (a, b))
+    gaps = [x - y for x, y in zip(first, second, strict=True)]
     clusters = [values[a][q].cluster for q in common]
     sd = float(np.std(gaps, ddof=1))
     if not sd:

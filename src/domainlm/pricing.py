@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from domainlm.config import Config
 from domainlm.errors import ConfigError, DataError
-from domainlm.evaluation import cost, roi, summary
+from domainlm.evaluation import acceptance, cost, roi, summary
 from domainlm.evaluation.cost import (
     Machine,
     ModelPrice,
@@ -27,6 +27,7 @@ from domainlm.schema import (
     ArmSummary,
     BreakEven,
     Contrast,
+    Control,
     Document,
     Latency,
     Money,
@@ -34,6 +35,7 @@ from domainlm.schema import (
     RunResult,
     Score,
     Setup,
+    Standing,
     UsedPrice,
     Verdict,
 )
@@ -51,6 +53,7 @@ class Settled:
     break_evens: tuple[BreakEven, ...]
     money: Money
     verdict: Verdict
+    standings: tuple[Standing, ...] = ()
 
 
 def machine(config: Config, prices: PriceBook) -> Machine:
@@ -224,8 +227,10 @@ def settle(
     churn: float | None,
     today: dt.date,
     warnings: Sequence[str] = (),
+    waits: Sequence[Latency] = (),
+    checks: Sequence[Control] = (),
 ) -> Settled:
-    """Bills, break-evens, money and verdict of answered and scored arms.
+    """Requirements, bills, break-evens, money and verdict of answered and scored arms.
 
     Args:
         config: The run's settings.
@@ -238,6 +243,8 @@ def settle(
         churn: As estimated from the documents' dates.
         today: Prices are old or not on this day.
         warnings: What training had to say.
+        waits: How long single questions took.
+        checks: Diagnostic arms, whose placebo may speak against the arm that ships.
 
     Raises:
         DataError: a measured number is unusable.
@@ -250,6 +257,15 @@ def settle(
     priced = arms(config, prices, whole, asked, setups)
     world = scenario(config, prices, churn)
     measured = {s.arm: s for s in whole}
+    standings = acceptance.judge(
+        config.acceptance,
+        [s for s in scores if s.split != "dev"],
+        asked,
+        answer_costs(config, prices, asked),
+        {w.arm: w.end_to_end["p95"] for w in waits if not w.rate},
+        minimum_correct=config.evaluation.minimum_quality,
+    )
+    admitted = acceptance.admitted(standings) if standings else tuple(measured)
     money = roi.assess(
         priced,
         world,
@@ -264,6 +280,7 @@ def settle(
             minimum=config.evaluation.minimum_quality,
             more_questions=c.more_questions,
             seed=config.seed,
+            excluded=frozenset(set(measured) - set(admitted)),
         ),
         _assumed(config, churn),
     )
@@ -283,13 +300,16 @@ def settle(
         questions_per_month=c.planned_volume,
         stale=cost.stale_prices(prices, today, used=_used(config, priced), days=c.stale_days),
         money=money,
+        standings=standings,
     )
-    said = (*verdict.caveats, *caveats(config), *fallbacks(answers), *warnings)
+    placebo = [c.sentence for c in checks if c.unread and c.reference == verdict.ship]
+    said = (*verdict.caveats, *placebo, *caveats(config), *fallbacks(answers), *warnings)
     return Settled(
         cases,
         tuple(roi.break_evens(priced, world)),
         money,
         dataclasses.replace(verdict, caveats=said),
+        standings,
     )
 
 
@@ -314,6 +334,8 @@ def reprice(config: Config, result: RunResult, today: dt.date) -> RunResult:
         result.churn,
         today,
         [warning for adapter in result.adapters for warning in adapter.warnings],
+        result.latency,
+        result.controls,
     )
     return dataclasses.replace(
         result,
@@ -322,6 +344,7 @@ def reprice(config: Config, result: RunResult, today: dt.date) -> RunResult:
         break_evens=settled.break_evens,
         money=settled.money,
         verdict=settled.verdict,
+        standings=settled.standings,
     )
 
 

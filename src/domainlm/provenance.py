@@ -52,14 +52,34 @@ def _ignored(path: Path) -> bool:
     return any(part.startswith((".", "~$")) for part in path.parts)
 
 
+def format_of(config: Config) -> tuple[str, ...]:
+    """What the way of reading questions adds to a key: nothing for plain files."""
+    return () if config.format == "auto" else (config.format,)
+
+
+def documents_digest(config: Config) -> object:
+    """Digest of every document file, or of the public set that holds the documents.
+
+    Raises:
+        DataError: there is nothing at that place.
+    """
+    if config.format != "auto" and config.documents == config.questions:
+        return (file_digest(config.questions), config.format)
+    return folder_digest(config.documents)
+
+
 def refuse_mixed_folders(config: Config) -> None:
-    """Questions or results inside the documents folder would be indexed with their answers.
+    """Questions or results inside the documents folder would be indexed with their answers; a
+    public set keeps the two apart by itself.
 
     Raises:
         DataError: one of them lies there.
     """
     documents = config.documents.resolve()
+    own = config.format != "auto" and config.documents == config.questions
     for name, path in (("questions", config.questions), ("output", config.output)):
+        if own and name == "questions":
+            continue
         if path.resolve().is_relative_to(documents):
             raise DataError(
                 f"{name} {path} lies inside the documents folder {config.documents}, where it "

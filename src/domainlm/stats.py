@@ -174,6 +174,31 @@ def one_sided(
     )
 
 
+def chance_above(
+    values: Sequence[float], clusters: Sequence[str], limit: float, *, bounded: bool = True
+) -> float | None:
+    """How surely a mean is at least `limit`: one minus the one-sided p value of "it is lower".
+
+    As in `one_sided`, scores in [0, 1] get one question won and one lost.
+
+    Args:
+        values: `(n,)` scores, in [0, 1] where they are `bounded`.
+        clusters: `(n,)` document of each; below `MIN_DOCUMENTS` of them there is no chance.
+        limit: What the mean is held against.
+        bounded: Whether scores lie in [0, 1].
+    """
+    padded, names = _finite(values), list(clusters)
+    if len(set(names)) < MIN_DOCUMENTS:
+        return None
+    if bounded:
+        padded = np.append(padded, (1.0, 0.0))
+        names = [*(f"document {c}" for c in names), "won", "lost"]
+    fit = _clustered(padded, names)
+    if not fit.se:
+        return float(fit.mean >= limit)
+    return float(_scipy.t.cdf((fit.mean - limit) / fit.se, fit.df))
+
+
 def sign_flip_p(totals: ArrayLike, *, seed: int = 0) -> Floats:
     """Two-sided randomisation mid-p: under the null each document's total may change its sign.
 

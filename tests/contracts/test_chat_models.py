@@ -48,7 +48,7 @@ class Script(BaseHTTPRequestHandler):
             return self.reply(400, {"error": {"message": f"bad chat, key {SECRET}"}})
         if "KEYLESS" in prompt:
             return self.reply(401, {"error": {"message": f"Incorrect API key: {SECRET}"}})
-        if body.get("stream"):
+        if body.get("stream") and "PIECES" not in prompt:
             return self.reply(400, {"error": {"message": "stream is not supported"}})
         if "SLOW" in prompt:
             time.sleep(0.8)
@@ -76,7 +76,31 @@ class Script(BaseHTTPRequestHandler):
             del reply["usage"]
         if "EMPTY" in prompt:
             reply["choices"] = []
+        if body.get("stream"):
+            return self.stream(reply)
         return self.reply(200, reply)
+
+    def stream(self, reply):
+        usage = reply.pop("usage", None)
+        pieces = []
+        for choice in reply["choices"]:
+            words = choice.pop("message")["content"].split(" ")
+            deltas = [{"content": ("" if not n else " ") + w} for n, w in enumerate(words)]
+            pieces = [[{**choice, "delta": d, "finish_reason": None}] for d in deltas]
+            pieces.append([{**choice, "delta": {}}])
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        chunk = reply | {"object": "chat.completion.chunk"}
+        events = [chunk | {"choices": choices} for choices in pieces]
+        events.append(chunk | {"choices": [], "usage": usage})
+        try:
+            for event in events:
+                self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
+            self.wfile.write(b"data: [DONE]\n\n")
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # nobody listens any more, as the test wants
 
     def reply(self, status, body, headers=None):
         data = json.dumps(body).encode()
@@ -144,6 +168,26 @@ def test_order_usage_and_ledger(model):
     if model.name != "m":  # the scripted server always says 7
         counts = [g.usage.tokens_in for g in together]
         assert counts[2] > counts[0] > counts[3] > counts[1], "padding was counted"
+
+
+def test_pieces_add_up_to_the_same_text(model):
+    assert isinstance(model, base.StreamingModel)
+    chats = [ask("Name three colours, PIECES."), ask("Say hello to all PIECES of them.")]
+    params = Sampling(max_tokens=12)
+    heard = [[], []]
+    made = model.generate_streamed(
+        chats, params, [lambda p, h=h: h.append(p) is None for h in heard]
+    )
+    assert [g.text for g in made] == [g.text for g in model.generate(chats, params)]
+    assert ["".join(h) for h in heard] == [g.text for g in made]
+    assert all(len([p for p in h if p]) > 2 for h in heard)
+
+
+def test_who_stops_listening_ends_its_chat_alone(model):
+    chats = [ask("Name three colours, PIECES."), ask("Say hello to all PIECES of them.")]
+    stop, go = (lambda p: False), (lambda p: True)
+    first, second = model.generate_streamed(chats, Sampling(max_tokens=12), [stop, go])
+    assert len(first.text.split()) <= 1 < len(second.text.split())
 
 
 def test_max_tokens_is_respected_and_said(model):

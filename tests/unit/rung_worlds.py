@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from domainlm.graph.asking import Allowance
+from domainlm.asking import Allowance
 from domainlm.models.fake import FakeModel
 from domainlm.rag.stages import Resources
 from domainlm.schema import Chat, Chunk, Document

@@ -7,10 +7,10 @@ import pytest
 from domainlm.corpus.chunking import (
     anchor_at,
     chunk_document,
-    estimate_tokens,
 )
 from domainlm.errors import ConfigError
 from domainlm.schema import Anchor, Document
+from domainlm.tokens import estimate_tokens
 
 STRATEGIES = ("recursive", "sentence_window", "parent_child")
 PARAGRAPH = (

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from domainlm.artifacts import Log
+from domainlm.asking import Bill
 from domainlm.config import make_config
 from domainlm.errors import ConfigError, ModelError
 from domainlm.models.base import record_calls
@@ -17,13 +18,17 @@ from domainlm.models.fake import FakeModel
 from domainlm.planning import plan, rough_quote
 from domainlm.rag import derived
 from domainlm.rag.derived import Written
-from domainlm.rag.derived_search import leaves_of, spent
+from domainlm.rag.derived_search import leaves_of
 from domainlm.rag.pipeline import Retrieval, with_retrieval
+from domainlm.rag.preparing import bill_of
+from domainlm.rag.questions import own_places
 from domainlm.rag.raptor import cluster, grow
-from domainlm.rag.stages import Resources, build_stage
+from domainlm.rag.stages import Resources, asked_by, build_stage
+from domainlm.rag.trace import record_trace
 from domainlm.retrieval import Index
 from domainlm.schema import Chat, Document, Passage, Question, RagSpec, Sampling, StageSpec
 from tests.unit.corpora import resources_of
+from tests.unit.rung_worlds import world
 
 TEXTS = {
     "valve.txt": "The relief fitting opens at nine bar. It is made of brass. Nobody touches it.",
@@ -88,37 +93,91 @@ def test_a_question_that_shares_no_word_with_its_chunk_is_dropped(tmp_path: Path
     assert "When does the pump start?" in texts and "What about elephants?" not in texts
 
 
+def test_a_question_that_does_not_find_its_chunk_again_is_not_searched(tmp_path: Path) -> None:
+    text = "When does the river at the mill freeze?"
+    resources = resources_with(tmp_path, FakeModel({**ASKED, "mill grinds": text}))
+    led, kept = (
+        {p.doc_id: p.score for p in retrieval(resources, "questions", round_trip=r)(question, 4)}
+        for question, r in ((Question("q", text), 0), (Question("q", text), 1))
+    )
+    # The river's own question does find its chunk; what was said of the mill does not.
+    assert led["mill.txt"] > kept["mill.txt"] and kept["river.txt"] >= led["river.txt"]
+    entries = np.eye(3, dtype=np.float32)[[0, 1, 1]]
+    nearer = np.asarray([[1.0, 0.0, 0.0], [0.9, 0.1, 0.0], [0.0, 1.0, 0.0]], np.float32)
+    assert own_places(entries, np.asarray([0, 1, 2]), nearer).tolist() == [1, 2, 1]
+
+
 def test_the_cap_on_calls_holds_over_runs_and_is_said(tmp_path: Path) -> None:
     model = FakeModel(ASKED)
     for _ in range(2):
         resources = resources_with(tmp_path, model)
         capped = retrieval(resources, "questions", max_calls=3)
-        (quote,) = capped.quotes()
         capped.prepare([])
         assert len(model.chats) == 3
         with_cap = with_retrieval("rag", FakeModel(), Sampling(), capped)
         step = with_cap.answer([Question("q", "When does the pump start?")])[0].trace[0]
-        assert step.fallback == "chunks beyond max_calls: 1"
-    assert (quote.calls, quote.left_out) == (0, 1)
+        assert step.fallback.startswith("the cap left 1 chunks (max_calls 3, ")
 
 
-def test_the_quote_comes_before_any_call_and_holds(tmp_path: Path) -> None:
+def test_the_cap_on_tokens_holds_over_runs_and_is_said(tmp_path: Path) -> None:
+    model = FakeModel(ASKED)
+    for cap in (100, 100, 160):
+        resources = resources_with(tmp_path, model)
+        capped = retrieval(resources, "questions", token_cap=cap, max_tokens=20)
+        capped.prepare([])
+        bill = bill_of([StageSpec("questions", {"max_tokens": 20})], resources)
+        assert bill.tokens_in + bill.tokens_out <= cap and bill.calls == len(model.chats)
+        with record_trace() as steps:
+            capped(Question("q", "When does the pump start?"))
+        assert "the cap left" in steps[0].fallback and f"token_cap {cap}" in steps[0].fallback
+    assert 0 < len(model.chats) < 4
+
+
+def test_the_rough_quote_holds_and_the_bill_is_what_was_paid(tmp_path: Path) -> None:
     model = FakeModel(ASKED)
     resources = resources_with(tmp_path, model)
-    pipeline = retrieval(resources, "questions", max_tokens=20)
-    (quote,) = pipeline.quotes()
-    assert not model.chats
-    assert (quote.calls, quote.tokens_out, quote.seconds) == (4, 80, None)
+    stage = StageSpec("questions", {"max_tokens": 20})
+    quote = rough_quote(stage, 4, 20, labelled=False)
+    assert quote is not None and not model.chats
+    assert (quote.calls, quote.tokens_out, quote.left) == (4, 80, 0)
+    assert bill_of([stage], resources) == Bill()
     with record_calls() as calls:
-        pipeline.prepare([])
+        Retrieval(RagSpec((), (stage,), (), 2), resources).prepare([])
     made = [c for c in calls if c.kind == "generate"]
     assert len(made) == 4 and {c.purpose for c in made} == {"derive"}
-    # A word is a token to the fake; the estimate counts marks and turns as well.
     assert sum(c.tokens_in for c in made) <= quote.tokens_in <= 3 * sum(c.tokens_in for c in made)
-    bill = spent([StageSpec("questions", {"max_tokens": 20})], resources)
+    bill = bill_of([stage], resources)
     assert bill.calls == 4 and bill.tokens_out == sum(c.tokens_out for c in made)
-    (after,) = pipeline.quotes()
-    assert (after.calls, after.seconds) == (0, 0.0)
+    assert bill.seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("use", "settings"),
+    [
+        ("named", {"retriever": "questions"}),
+        ("named", {"retriever": "communities", "settings": {"summaries": "model"}}),
+        ("route", {"strategies": ["hybrid", "questions"]}),
+        ("corrective", {"then": "raptor"}),
+        ("communities", {"summaries": "model"}),
+    ],
+)
+def test_nested_stages_prepare_before_the_first_question(
+    tmp_path: Path, use: str, settings: dict[str, object]
+) -> None:
+    model = FakeModel(["Clara Haas plays Violin in Mozart Hall."])
+    resources = world(tmp_path, model)
+    stage = StageSpec(use, settings)
+    pipeline = Retrieval(RagSpec((), (stage,), (), 2), resources)
+    question = Question("q", "What does Clara Haas play?")
+    pipeline.prepare([question])
+    asked = len(model.chats)
+    assert asked > 0 and bill_of([stage], resources).calls == asked
+    with record_calls() as calls:
+        pipeline(question)
+    assert len(model.chats) == asked and not [c for c in calls if c.kind == "generate"]
+    (leaf,) = [s for s in asked_by(stage) if s.use not in ("hybrid", "bm25")]
+    quote = rough_quote(leaf, len(resources.index), 12, labelled=False)
+    assert quote is not None and quote.calls > 0
 
 
 def test_no_question_is_billed_for_what_is_derived_beforehand(tmp_path: Path) -> None:
@@ -256,7 +315,6 @@ def test_examples_set_the_style_but_never_beside_their_own_document(tmp_path: Pa
     )
     model = FakeModel(ASKED)
     pipeline = retrieval(resources_with(tmp_path, model, examples=examples), "questions", n=2)
-    assert pipeline.quotes()[0].calls == 8
     pipeline.prepare([])
     assert len(model.chats) == 8
     style = {doc: f"Style {n}?" for n, doc in enumerate(TEXTS)}
@@ -269,7 +327,6 @@ def test_examples_set_the_style_but_never_beside_their_own_document(tmp_path: Pa
 def test_sentences_need_no_model_and_respect_the_scope(tmp_path: Path) -> None:
     resources = resources_with(tmp_path)
     pipeline = retrieval(resources, "questions", writer="sentences", weight=1.0)
-    assert pipeline.quotes()[0].calls == 0
     text = "The miller sleeps at noon."
     assert found(pipeline, text)[0] == "mill.txt"
     best = pipeline(Question("q", text))[0]
@@ -347,10 +404,8 @@ def test_a_summary_leads_down_and_is_never_shown(tmp_path: Path) -> None:
     model = FakeModel(summarise)
     resources = resources_with(tmp_path, model, texts)
     pipeline = retrieval(resources, "raptor", weight=1.0, leaves=2)
-    (quote,) = pipeline.quotes()
-    assert not model.chats
     passages = pipeline(Question("q", "everything about bolt kind"))
-    assert len(model.chats) == quote.calls > 3
+    assert len(model.chats) > 3
     assert passages[0].doc_id.startswith("bolt") and verbatim(passages, texts)
     assert "Everything" not in "".join(p.text for p in passages)
     own = retrieval(resources, "dense")(Question("q", "everything about bolt kind"))
@@ -364,7 +419,6 @@ def test_a_summary_leads_down_and_is_never_shown(tmp_path: Path) -> None:
 def test_extracts_need_no_model(tmp_path: Path) -> None:
     texts = forest()
     pipeline = retrieval(resources_with(tmp_path, texts=texts), "raptor", summary="extract")
-    assert pipeline.quotes()[0].calls == 0
     passages = pipeline(Question("q", "gear and machine"))
     assert passages[0].doc_id.startswith("bolt") and verbatim(passages, texts)
     written = [t for r in records(tmp_path, "raptor") for t in r.texts]
@@ -380,7 +434,6 @@ def test_a_new_document_rewrites_its_cluster_and_those_above(tmp_path: Path) -> 
     texts["apple99.txt"] = "Note apple pear plum orchard apple. It tells of apple item99."
     second = FakeModel(lambda chat: chat[-1].content[:60])
     pipeline = retrieval(resources_with(tmp_path, second, texts), "raptor")
-    assert pipeline.quotes()[0].calls <= 2 + 2
     pipeline.prepare([])
     assert 0 < len(second.chats) < len(first.chats)
     assert not any("bolt" in c[-1].content and "apple" not in c[-1].content for c in second.chats)
@@ -388,7 +441,7 @@ def test_a_new_document_rewrites_its_cluster_and_those_above(tmp_path: Path) -> 
     assert before & after and before - after
 
 
-def test_upper_levels_wait_for_what_a_cap_left_out(tmp_path: Path) -> None:
+def test_upper_levels_wait_for_what_a_cap_left(tmp_path: Path) -> None:
     model = FakeModel(lambda chat: chat[-1].content[:60])
     resources = resources_with(tmp_path, model, forest())
     pipeline = retrieval(resources, "raptor", max_calls=2)
@@ -424,15 +477,16 @@ def test_one_chunk_makes_no_tree_and_says_so(tmp_path: Path) -> None:
 def test_a_rough_quote_is_near_the_true_one(tmp_path: Path) -> None:
     resources = resources_with(tmp_path, FakeModel(ASKED), forest())
     for use in ("questions", "raptor"):
-        (true,) = retrieval(resources, use).quotes()
+        retrieval(resources, use).prepare([])
+        true = bill_of([StageSpec(use)], resources)
         rough = rough_quote(StageSpec(use), 24, 20, labelled=False)
         assert rough is not None and 0.5 * true.calls <= rough.calls <= 2 * true.calls
     capped = rough_quote(StageSpec("questions", {"max_calls": 10}), 24, 20, labelled=True)
-    assert capped is not None and (capped.calls, capped.left_out) == (10, 62)
+    assert capped is not None and (capped.calls, capped.left) == (10, 62)
     assert rough_quote(StageSpec("raptor", {"summary": "extract"}), 24, 20, False) is None
     assert rough_quote(StageSpec("hybrid"), 24, 20, False) is None
     read = rough_quote(StageSpec("triples", {"max_calls": 20}), 24, 20, False)
-    assert read is not None and (read.calls, read.left_out) == (20, 4)
+    assert read is not None and (read.calls, read.left) == (20, 4)
     capped = rough_quote(StageSpec("triples", {"token_cap": 600}), 24, 20, False)
     assert capped is not None and capped.tokens_in + capped.tokens_out <= 600 and capped.calls
     summed = rough_quote(StageSpec("communities", {"summaries": "model"}), 24, 20, False)

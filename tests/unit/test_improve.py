@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from domainlm.cli import app
 from domainlm.config import Config, make_config
 from domainlm.corrections import corrected, read_corrections
 from domainlm.errors import DataError
@@ -322,3 +324,22 @@ def test_a_bad_line_is_named(tmp_path: Path, text: str, says: str) -> None:
         read_corrections(tmp_path / "c.jsonl")
     with pytest.raises(DataError, match="does not exist"):
         read_corrections(tmp_path / "none.jsonl")
+
+
+def test_the_command_passes_the_trust_that_a_judge_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[float | None] = []
+
+    def stop(*_: object, trust: float | None = None) -> Round:
+        seen.append(trust)
+        raise DataError("far enough")
+
+    monkeypatch.setattr("domainlm.improve.improve", stop)
+    (tmp_path / "c.yaml").write_text("documents: d\nquestions: q\n")
+    command = ["improve", str(tmp_path / "c.yaml")]
+    for more in ([], ["--trust", "0.4"]):
+        assert CliRunner().invoke(app, [*command, *more]).exit_code != 0
+    assert seen == [None, 0.4]
+    assert CliRunner().invoke(app, [*command, "--trust", "1.5"]).exit_code == 2
+    assert len(seen) == 2

@@ -5,6 +5,7 @@ import pytest
 
 from domainlm import power, stats
 from domainlm.errors import ConfigError, DataError
+from domainlm.evaluation import fscores
 from domainlm.power import Spread
 from tests.unit.report_sample import sample
 
@@ -48,10 +49,10 @@ def test_a_run_tells_its_own_spread():
     run = sample()
     spread = power.measured(run, "raft", "base")
     gaps = {}
-    for s in run.scores:
-        if s.arm in ("raft", "base"):
-            sign = 1 if s.arm == "raft" else -1
-            gaps[s.question_id] = gaps.get(s.question_id, 0) + sign * s.metrics["primary"]
+    for arm, sign in (("raft", 1), ("base", -1)):
+        mine = [s for s in run.scores if s.arm == arm]
+        for s, value in zip(mine, fscores.primary(mine), strict=True):
+            gaps[s.question_id] = gaps.get(s.question_id, 0) + sign * value
     assert spread.sd == pytest.approx(np.std(list(gaps.values()), ddof=1))
     assert spread.n_questions == 60 and 0 <= spread.icc <= 1
     found = power.design(0.05, spread)

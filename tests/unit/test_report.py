@@ -131,6 +131,8 @@ def test_every_arm_contrast_and_number_is_shown(run, page):
             assert arm in text
             for name in ("primary", "exact_match", "token_f1", "rouge_l_f", "semantic_similarity"):
                 assert fmt.number(s.metrics[name].value) in text
+            for name in ("groundedness", "citation_precision", "citation_recall"):
+                assert name not in s.metrics or fmt.number(s.metrics[name].value) in text
             assert fmt.between(s.metrics["primary"]) in text
             assert fmt.usd(1000 * s.cost_per_question_usd) in text
             assert fmt.usd(s.cost_per_correct_usd) in text
@@ -150,6 +152,9 @@ def test_every_arm_contrast_and_number_is_shown(run, page):
     for sentence in fmt.break_even_sentences(run.break_evens):
         assert sentence in markdown
     assert len(run.contrasts) > 30 and len(fmt.overall(run)) == len(ARMS)
+    grounded = [a for a, s in fmt.overall(run).items() if "groundedness" in s.metrics]
+    assert grounded == ["rag", "tuned+rag", "raft"]
+    assert "Grounded" in page.text and "| Grounded |" in to_markdown(run)
 
 
 def test_markdown_tables_are_rectangular(run):

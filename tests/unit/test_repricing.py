@@ -78,7 +78,10 @@ def test_an_arm_below_the_required_quality_is_not_bought(finished):
     strict = Config.model_validate(raw | {"evaluation": {"minimum_quality": 0.5}})
     again = pricing.reprice(strict, finished, dt.date(2025, 6, 14))
     assert again.verdict.ship == "raft"
-    assert any("Chance that raft answers the required 50 %" in r for r in again.verdict.reasons)
+    assert any(
+        r.startswith("raft meets the requirement: correct answers at least 50 % (chance")
+        for r in again.verdict.reasons
+    )
     assert any("not considered: base" in c for c in again.verdict.caveats)
     chances = {a.arm: a.p_best for a in again.money.arms}
     assert chances["base"] is None and chances["raft"] is not None
@@ -138,7 +141,7 @@ def test_the_command_prints_all_of_it_and_takes_settings(folder):
     code, text = call("roi", folder / "run.yaml", *settings, "--set", "churn=0.05", "--json")
     said = json.loads(text)
     assert code == 0 and said["money"]["inputs"]["churn"] == 0.05
-    assert {"verdict", "money", "break_evens", "roi"} == said.keys()
+    assert {"verdict", "standings", "money", "break_evens", "roi"} == said.keys()
     assert said["money"]["arms"][2]["retrain_months"] is not None
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from domainlm import actions
+from domainlm import ladder
+from domainlm.asking import Allowance
 from domainlm.cli import app
 from domainlm.config import Config, make_config
 from domainlm.errors import ConfigError, ModelError
 from domainlm.graph import triples
-from domainlm.graph.asking import Allowance
 from domainlm.graph.communities import communities_of
 from domainlm.graph.entities import normalise
 from domainlm.graph.store import Graph
@@ -86,7 +86,7 @@ def test_what_was_asked_before_does_not_change_what_is_found(tmp_path: Path) -> 
     [
         (FakeModel(["no lines at all"]), {}, "read no triple"),
         (FakeModel(told, fail=["Passage"]), {}, "scripted failure"),
-        (FakeModel(told), {"max_calls": 0}, "the cap left 4 of 4 chunks unread"),
+        (FakeModel(told), {"max_calls": 0}, "the cap left 4 chunks"),
         (FakeModel(told), {"token_cap": 100}, "the cap left 4"),
     ],
 )
@@ -200,7 +200,7 @@ def test_summaries_are_kept_by_what_they_were_made_from(tmp_path: Path) -> None:
     # A document of one community goes, and with it this summary; a rebuild holds the same.
     gone = next(i for i in sorted(graph.contents()) if i.startswith("boats"))
     graph.remove([gone])
-    assert graph.spent("summary", "fake, prompt 1")[0] == 1
+    assert graph.spent("summary", "fake, prompt 1").calls == 1
     index.store.delete([gone])
     report, _ = summarise(graph, index, communities_of(graph), model, everything())
     rebuilt = Graph()
@@ -223,24 +223,24 @@ def domain(folder: Path) -> Config:
 
 def test_a_quote_is_what_climbing_then_takes(tmp_path: Path) -> None:
     config = domain(tmp_path)
-    synonyms, triple, community = actions.quotes(config, MANY, MANY)
+    synonyms, triple, community = ladder.quotes(config, MANY, MANY)
     assert synonyms.calls == 0 < synonyms.tokens_in
     assert (triple.calls, community.calls, triple.left) == (26, 2, 0)
     assert triple.usd > 0 and triple.seconds > 0
-    _, capped, _ = actions.quotes(config, 10, MANY)
+    _, capped, _ = ladder.quotes(config, 10, MANY)
     assert (capped.calls, capped.left) == (10, 16)
     assert capped.tokens_in < triple.tokens_in
-    report = actions.climb(config, "triples", 10, MANY)
+    report = ladder.climb(config, "triples", 10, MANY)
     assert (report.asked, report.left) == (10, 16)
     # What is done is not quoted again, nor asked again.
-    _, rest, _ = actions.quotes(config, MANY, MANY)
+    _, rest, _ = ladder.quotes(config, MANY, MANY)
     assert rest.calls == 16
     # A word is a token here: what was read corrects the guess from characters.
     guess = rest.tokens_in
-    second = actions.climb(config, "triples", MANY, MANY)
+    second = ladder.climb(config, "triples", MANY, MANY)
     assert second.asked == 16 and second.tokens_in == pytest.approx(guess, rel=0.1)
-    assert actions.climb(config, "triples", MANY, MANY).asked == 0
-    assert actions.climb(config, "communities", MANY, MANY).asked == community.calls
+    assert ladder.climb(config, "triples", MANY, MANY).asked == 0
+    assert ladder.climb(config, "communities", MANY, MANY).asked == community.calls
 
 
 def test_the_command_line_quotes_and_climbs(
@@ -274,9 +274,9 @@ def test_the_embedded_model_stays_below_its_cap(monkeypatch: pytest.MonkeyPatch)
     most = size + 100 + triples.SAMPLING.max_tokens
     report = triples.read(graph, chunks, model, Allowance(MANY, most))
     assert 0 < report.asked < len(chunks) and report.left
-    calls, tokens = graph.spent(triples.KIND, triples.maker(model.name))
-    assert calls == report.asked and 0 < tokens <= most
-    assert tokens == report.tokens_in + report.tokens_out
+    spent = graph.spent(triples.KIND, triples.maker(model.name))
+    assert spent.calls == report.asked and 0 < spent.tokens_in + spent.tokens_out <= most
+    assert (spent.tokens_in, spent.tokens_out) == (report.tokens_in, report.tokens_out)
     for triple in triples.triples(graph):
         held = normalise(" ".join(f"{c.title} {c.text}" for c in chunks if c.id in triple.support))
         assert triple.subject in held and triple.object in held

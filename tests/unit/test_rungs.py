@@ -5,13 +5,15 @@ from __future__ import annotations
 import random
 import sqlite3
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from domainlm.graph import asking, triples
+from domainlm import asking
+from domainlm.asking import Allowance, Bill
 from domainlm.graph import communities as groups
-from domainlm.graph.asking import Allowance
+from domainlm.graph import triples
 from domainlm.graph.communities import communities_of, extract
 from domainlm.graph.export import write_csv, write_graphml
 from domainlm.graph.store import Graph
@@ -122,7 +124,7 @@ def test_support_is_counted_and_unsupported_triples_vanish() -> None:
     assert triples.triples(graph)[0].support == (second.id,)
     graph.remove([second.id])
     assert triples.triples(graph) == []
-    assert graph.spent(triples.KIND, triples.maker("fake")) == (0, 0)
+    assert replace(graph.spent(triples.KIND, triples.maker("fake")), seconds=0.0) == Bill()
 
 
 def test_a_chunk_is_read_once_even_if_its_document_moves() -> None:
@@ -177,11 +179,17 @@ def test_the_cap_holds_over_runs_and_says_what_it_left() -> None:
     assert (report.asked, report.left, len(model.chats)) == (0, 20, 10)
     report = triples.read(graph, chunks, model, Allowance(12, MANY))
     assert (report.asked, report.left) == (2, 18)
-    calls, tokens = graph.spent(triples.KIND, triples.maker("fake"))
+
+    def bill() -> tuple[int, int]:
+        spent = graph.spent(triples.KIND, triples.maker("fake"))
+        assert spent.seconds > 0
+        return spent.calls, spent.tokens_in + spent.tokens_out
+
+    calls, tokens = bill()
     assert calls == 12
     for most in (0, tokens, tokens + 200, tokens + 1000):
         triples.read(graph, chunks, model, Allowance(MANY, most))
-        assert graph.spent(triples.KIND, triples.maker("fake"))[1] <= max(most, tokens)
+        assert bill()[1] <= max(most, tokens)
     assert 12 < len(model.chats) < 30
 
 

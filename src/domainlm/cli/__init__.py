@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from domainlm import __version__
-from domainlm.cli import build, feedback, look, models, money
+from domainlm.cli import build, feedback, look, models, money, runs, serve
 from domainlm.errors import DomainLMError
 
 app = typer.Typer(
@@ -36,13 +36,20 @@ for command in (
     look.diagnose,
     money.roi,
     money.plan,
+    runs.recommend,
+    runs.compare,
+    runs.score,
+    runs.history,
+    runs.gate,
     models.improve,
     models.why,
     models.forget,
+    serve.serve,
 ):
     app.command()(command)
 app.add_typer(feedback.app, name="feedback")
 app.add_typer(models.app, name="models")
+app.add_typer(serve.app, name="users")
 
 
 @app.callback(invoke_without_command=True)

@@ -103,10 +103,10 @@ def graph(
     if quote or build:
         _rungs(config, override, build, max_calls, token_cap, as_json)
         return
-    from domainlm.actions import graph as do
     from domainlm.display.search import show_graph
     from domainlm.graph.communities import communities_of
     from domainlm.graph.export import write_csv, write_graphml
+    from domainlm.ladder import graph as do
 
     with bars(as_json) as shown:
         found = do(load(config, override), shown)
@@ -145,14 +145,14 @@ def _rungs(
     as_json: bool,
 ) -> None:
     """Quote the rungs of the graph, or climb one."""
-    from domainlm import actions
+    from domainlm import ladder
 
     settings = load(config, override)
     with bars(as_json) as shown:
         if build is None:
-            quotes = actions.quotes(settings, max_calls, token_cap, shown)
+            quotes = ladder.quotes(settings, max_calls, token_cap, shown)
         else:
-            report = actions.climb(settings, build.value, max_calls, token_cap, shown)
+            report = ladder.climb(settings, build.value, max_calls, token_cap, shown)
     if build is None:
         if as_json:
             print_json([asdict(q) for q in quotes])

@@ -12,6 +12,15 @@ from typing import Annotated, Any
 import typer
 
 ConfigFile = Annotated[Path, typer.Argument(help="The run's YAML file.", show_default=False)]
+Trust = Annotated[
+    float | None,
+    typer.Option(
+        min=-1,
+        max=1,
+        show_default="0.667",
+        help="A judge may train if its alpha with people is surely at least this.",
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="An override such as output=elsewhere; may be repeated."),

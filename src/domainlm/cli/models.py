@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from domainlm.cli.common import AsJson, ConfigFile, Settings, bars, load, print_json
+from domainlm.cli.common import AsJson, ConfigFile, Settings, Trust, bars, load, print_json
 
 ModelName = Annotated[
     str, typer.Argument(help="An id, its first digits, or champion.", show_default=False)
@@ -28,6 +28,7 @@ def improve(
             help="Corrected answers (default: corrections.jsonl beside the questions, if there)."
         ),
     ] = None,
+    trust: Trust = None,
     override: Settings = None,
     as_json: AsJson = False,
 ) -> None:
@@ -35,7 +36,7 @@ def improve(
     from domainlm.improve import improve as do
 
     with bars(as_json) as shown:
-        done = do(load(config, override), corrections, shown)
+        done = do(load(config, override), corrections, shown, trust=trust)
     if as_json:
         print_json(asdict(done))
         return

@@ -19,6 +19,7 @@ from semchunk.semchunk import chunk as semchunk_split
 
 from domainlm.errors import ConfigError
 from domainlm.schema import Anchor, Chunk, Document
+from domainlm.tokens import estimate_tokens
 
 Strategy = Literal["recursive", "sentence_window", "parent_child"]
 Counter = Callable[[str], int]
@@ -29,8 +30,6 @@ _MAX_CHARS_PER_TOKEN = 12
 _TINY = 6
 """A span under 1/6 of the size is joined to a neighbour where both fit: lone headings, numbers."""
 
-_TOKEN = re.compile(r"\w{1,7}|[^\w\s]")
-_TOKEN_CJK = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\\w{1,7}|[^\\w\\s]")
 _ODD_BREAK = re.compile("[\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 _ODD_SPACE = re.compile("[\x1f\xa0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 _SOFT_BREAK = re.compile(r"(?<=[a-z,;])\n(?=[a-z(])")
@@ -48,22 +47,14 @@ _ABBREVIATION = re.compile(
 )
 
 
-def estimate_tokens(text: str) -> int:
-    """Tokens of `text` as a WordPiece or BPE vocabulary would count them, by shape alone.
-
-    Measured against MiniLM's tokenizer: +10 % on contracts, 0 % on abstracts, +4 % on Wikipedia.
-    """
-    return len((_TOKEN if text.isascii() else _TOKEN_CJK).findall(text))
-
-
 def chunk_document(
     doc: Document,
     *,
     use: Strategy = "recursive",
-    tokens: int = 200,
+    tokens: int = 160,
     overlap: int = 0,
     window: int = 2,
-    parent_tokens: int = 600,
+    parent_tokens: int = 480,
     header: bool = True,
     count: Counter | None = None,
 ) -> list[Chunk]:

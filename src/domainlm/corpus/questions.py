@@ -16,6 +16,7 @@ from typing import Any, cast, get_args
 
 from domainlm.corpus.formats_common import clean, decode_raw
 from domainlm.corpus.formats_data import delimiter
+from domainlm.corpus.quantities import quantities
 from domainlm.errors import DataError
 from domainlm.schema import ABSTENTION, TASKS, Document, Question, Split, Task
 
@@ -58,13 +59,13 @@ def load_questions(path: Path) -> list[Question]:
         raise DataError(f"question file {str(path)!r} does not exist; check `questions`")
     if path.is_dir():
         return _load_folder(path)
-    rows = list(_rows(path))
+    rows = list(read_rows(path))
     questions = _squad_questions(path, rows)
     if questions is None:
         questions = [_question(row, where, n) for n, (where, row) in enumerate(rows, 1)]
     if not questions:
         raise DataError(f"{path.name} has no questions; give at least one record with `question`")
-    _refuse_repeated(path, questions, [where for where, _ in rows])
+    refuse_repeated(path, questions, [where for where, _ in rows])
     return _resolve_test(questions)
 
 
@@ -145,8 +146,13 @@ def _text(path: Path) -> str:
         raise DataError(f"{path.name} cannot be read ({error}); give a readable file") from error
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """(where, record) pairs; `where` is "file, line n" for messages."""
+def read_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """(where, record) pairs of a JSONL, CSV, TSV or JSON file (.gz too); `where` is "file, line n"
+    for messages.
+
+    Raises:
+        DataError: the file cannot be read, is not valid or has an unknown type.
+    """
     suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
     suffix = suffix.lower()
     text = _text(path)
@@ -156,8 +162,12 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
                 yield f"{path.name}, line {number}", _json(line, f"{path.name}, line {number}")
     elif suffix in (".csv", ".tsv"):
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter(text))
-        for row in reader:
-            yield f"{path.name}, line {reader.line_num}", {k: v for k, v in row.items() if k}
+        try:
+            for row in reader:
+                yield f"{path.name}, line {reader.line_num}", {k: v for k, v in row.items() if k}
+        except csv.Error as error:
+            where = f"{path.name}, line {reader.line_num}"
+            raise DataError(f"{where} is not valid CSV ({error}); correct or remove it") from error
     elif suffix == ".json":
         value = _json(text, path.name)
         if isinstance(value, dict):
@@ -175,7 +185,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
 def _json(text: str, where: str) -> Any:
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of too many digits
         raise DataError(f"{where} is not valid JSON ({error}); correct or remove it") from error
 
 
@@ -220,7 +230,7 @@ def _beir_questions(queries: Path, qrels: Path) -> list[Question]:
         if float(row[2]) > 0:
             relevant[row[0]].append(row[1])
     questions: list[Question] = []
-    for where, row in _rows(queries):
+    for where, row in read_rows(queries):
         if not isinstance(row, dict) or "_id" not in row or not str(row.get("text", "")).strip():
             raise DataError(f"{where} has no `_id` and `text`; give both")
         docs = tuple(dict.fromkeys(relevant.get(str(row["_id"]), ())))
@@ -229,7 +239,7 @@ def _beir_questions(queries: Path, qrels: Path) -> list[Question]:
             questions.append(Question(str(row["_id"]), str(row["text"]), task=task, doc_ids=docs))
     if not questions:
         raise DataError(f"no query of {queries.name} has a relevant document in {qrels.name}")
-    _refuse_repeated(queries, questions, [])
+    refuse_repeated(queries, questions)
     return questions
 
 
@@ -267,6 +277,7 @@ def _question(row: Any, where: str, number: int) -> Question:
             f"{where}: question {text[:60]!r} has no answer; give `answer`, "
             "or `task: unanswerable` if the documents do not hold it"
         )
+    _check_numeric(row, where, task, references)
     split = str(_get(row, "split") or "").strip().lower()
     split = _SPLITS.get(split, split)
     if split not in (*get_args(Split), "test"):
@@ -292,6 +303,17 @@ def _question(row: Any, where: str, number: int) -> Question:
         origin=cast(Any, origin),
         metadata=metadata,
     )
+
+
+def _check_numeric(
+    row: dict[str, Any], where: str, task: Task, references: tuple[str, ...]
+) -> None:
+    bare = next((r for r in references if not quantities(r)), None) if task == "numeric" else None
+    if bare is not None:
+        raise DataError(f"{where}: task numeric, but the answer {bare[:60]!r} holds no number")
+    tolerance = row.get("tolerance")
+    if tolerance is not None and not (_is_number(str(tolerance)) and 0 <= float(tolerance) < 1):
+        raise DataError(f"{where}: tolerance {tolerance!r:.60} is no share; give 0 to below 1")
 
 
 def _get(row: dict[str, Any], name: str) -> Any:
@@ -375,7 +397,12 @@ def _squad_questions(path: Path, rows: list[tuple[str, Any]]) -> list[Question] 
     return questions
 
 
-def _refuse_repeated(path: Path, questions: Sequence[Question], where: Sequence[str]) -> None:
+def refuse_repeated(path: Path, questions: Sequence[Question], where: Sequence[str] = ()) -> None:
+    """Check that ids are unique.
+
+    Raises:
+        DataError: one is not; the message names it.
+    """
     counts = Counter(q.id for q in questions)
     repeated = next((i for i, q in enumerate(questions) if counts[q.id] > 1), None)
     if repeated is None:

@@ -113,17 +113,9 @@ def load_documents(
     documents: list[Document] = []
     quarantined: list[Quarantined] = []
     for done, path in enumerate(paths, 1):
-        source = path.relative_to(root).as_posix()
-        source = source.encode("utf-8", "replace").decode("utf-8")
-        try:
-            documents_here, refused = _read_file(path, source, root, max_bytes, limits)
-            documents.extend(documents_here)
-            quarantined.extend(refused)
-        except Unreadable as problem:
-            quarantined.append(Quarantined(source, problem.reason, problem.detail))
-        except Exception as error:  # parsers fail in their own ways; one bad file never stops a run
-            detail = one_line(f"{type(error).__name__}: {error}")[:300]
-            quarantined.append(Quarantined(source, "corrupt", detail))
+        documents_here, refused = read_one(path, root, max_bytes, limits)
+        documents.extend(documents_here)
+        quarantined.extend(refused)
         if progress:
             progress(done, len(paths))
     if not documents:
@@ -133,6 +125,21 @@ def load_documents(
             f"supported: {', '.join(sorted(FORMATS))}"
         )
     return documents, quarantined
+
+
+def read_one(
+    path: Path, root: Path, max_bytes: int, limits: Limits
+) -> tuple[list[Document], list[Quarantined]]:
+    """The documents of one file below `root`, and what in it was set aside."""
+    source = path.relative_to(root).as_posix()
+    source = source.encode("utf-8", "replace").decode("utf-8")
+    try:
+        return _read_file(path, source, root, max_bytes, limits)
+    except Unreadable as problem:
+        return [], [Quarantined(source, problem.reason, problem.detail)]
+    except Exception as error:  # parsers fail in their own ways; one bad file never stops a run
+        detail = one_line(f"{type(error).__name__}: {error}")[:300]
+        return [], [Quarantined(source, "corrupt", detail)]
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -12,7 +12,7 @@ from rich.text import Text
 from domainlm.display.progress import clean
 from domainlm.errors import DataError
 from domainlm.graph.store import Graph
-from domainlm.ladder import Quote
+from domainlm.ladder import PricedQuote
 from domainlm.optimize import Search, as_yaml
 
 
@@ -44,7 +44,7 @@ def show_graph(graph: Graph, entity: str) -> None:
         console.print(clean(f"  with {other} ({chunks})"), markup=False, highlight=False)
 
 
-def show_quotes(quotes: Sequence[Quote]) -> None:
+def show_quotes(quotes: Sequence[PricedQuote]) -> None:
     """Print what the rungs of the graph would take."""
     table = Table(
         title="What each rung would still take",
@@ -57,7 +57,7 @@ def show_quotes(quotes: Sequence[Quote]) -> None:
     for q in quotes:
         tokens = f"{q.tokens_in:,}", f"{q.tokens_out:,}"
         row = (f"{q.calls:,}", *tokens, f"{q.seconds:,.0f}", f"{q.usd:.4f}", f"{q.left:,}")
-        table.add_row(f"{q.rung} ({q.what})", *row)
+        table.add_row(f"{q.stage} ({q.what})", *row)
     console = Console()
     console.print(table)
     console.print(

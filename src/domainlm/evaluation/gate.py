@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from domainlm import stats
-from domainlm.config import ImproveConfig
 from domainlm.errors import DataError
 from domainlm.evaluation.tasks import choose, is_abstention
 from domainlm.schema import Answer, Check, Decision, GateResult, Question, Score
+from domainlm.sections import ImproveConfig
 
 LEVEL = 0.05
 """Error rate of each condition but the gain."""
@@ -192,17 +192,10 @@ class _Comparison:
         return _check("quality", state, old, new, bounds, 0.0, level, gap, alpha == 0)
 
     def no_worse(self, name: str, axis: str, margin: float) -> Check:
-        old, new, clusters = self._paired(axis)
-        bounds = stats.one_sided(new, old, clusters, alpha=LEVEL)
-        return _margin_check(name, old, new, bounds, margin)
+        return no_worse(name, *self._paired(axis), margin)
 
     def no_dearer(self, name: str, axis: str, margin: float) -> Check:
-        """Amounts as shares of the champion's mean, where less is better."""
-        old, new, clusters = self._paired(axis)
-        unit = _mean(old) or _mean(new) or 1.0
-        old, new = [x / unit for x in old], [x / unit for x in new]
-        bounds = stats.one_sided(old, new, clusters, alpha=LEVEL, bounded=False)
-        return _margin_check(name, old, new, bounds, margin)
+        return no_dearer(name, *self._paired(axis), margin)
 
     def _paired(self, axis: str) -> tuple[list[float], list[float], list[str]]:
         old: Values = getattr(self._old, axis)
@@ -215,6 +208,24 @@ class _Comparison:
         ids = sorted(old)
         clusters = [self._old.clusters.get(i, i) for i in ids]
         return [old[i] for i in ids], [new[i] for i in ids], clusters
+
+
+def no_worse(
+    name: str, old: list[float], new: list[float], clusters: list[str], margin: float
+) -> Check:
+    """Whether scores in [0, 1] are shown to fall by less than `margin`, or to fall."""
+    bounds = stats.one_sided(new, old, clusters, alpha=LEVEL)
+    return _margin_check(name, old, new, bounds, margin)
+
+
+def no_dearer(
+    name: str, old: list[float], new: list[float], clusters: list[str], margin: float
+) -> Check:
+    """The same for amounts, as shares of the old mean, where less is better."""
+    unit = _mean(old) or _mean(new) or 1.0
+    old, new = [x / unit for x in old], [x / unit for x in new]
+    bounds = stats.one_sided(old, new, clusters, alpha=LEVEL, bounded=False)
+    return _margin_check(name, old, new, bounds, margin)
 
 
 def _margin_check(

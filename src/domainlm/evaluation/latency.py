@@ -63,6 +63,26 @@ def percentile(values: Sequence[float], q: float, *, alpha: float = 0.05) -> Int
     return Interval(float(np.quantile(ordered, q)), low, high, n, "order statistics")
 
 
+def chance_below(values: Sequence[float], q: float, limit: float) -> float:
+    """How surely a percentile is at most `limit`: one minus the mid-p value of "it is higher".
+
+    Distribution-free: the number of values within the limit is binomial. That p95 keeps a limit
+    takes 45 values within it to be 95 % sure.
+
+    Args:
+        values: `(n,)` measurements.
+        q: The percentile as a fraction, between 0 and 1.
+        limit: What the percentile is held against.
+
+    Raises:
+        DataError: as for `percentile`.
+    """
+    n = percentile(values, q).n
+    within = sum(v <= limit for v in values)
+    found = _scipy.binom(n, q)
+    return float(found.cdf(within - 1) + found.pmf(within) / 2)
+
+
 def percentile_in_queue(
     values: Sequence[float], stretches: Sequence[int], q: float, *, seed: int = 0
 ) -> Interval:

@@ -9,6 +9,7 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -23,16 +24,6 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _NOT_ALPHANUMERIC = re.compile(r"[^a-z0-9]+")
 _WORD_OR_MARK = re.compile(r"\w+|[^\w\s]")
-_QUANTITY = re.compile(
-    r"(?P<sign>(?<!\w)-\s*)?(?P<lead>[$€£]\s*)?(?P<digits>\d[\d,]*(?:\.\d+)?|\.\d+)\s*"
-    r"(?P<scale>(?:thousand|million|billion|trillion|bn|[kmb])\b)?\s*"
-    r"(?P<trail>%|(?:percent|per cent|dollars?|usd|euros?|eur|pounds?|gbp)\b)?",
-    re.IGNORECASE,
-)
-_SCALES = {"thousand": 1e3, "k": 1e3, "million": 1e6, "m": 1e6, "billion": 1e9, "b": 1e9}
-_SCALES |= {"bn": 1e9, "trillion": 1e12}
-_UNITS = {"$": "$", "€": "€", "£": "£", "%": "%", "per": "%", "dol": "$", "usd": "$"}
-_UNITS |= {"eur": "€", "pou": "£", "gbp": "£"}
 
 
 # --- answers --------------------------------------------------------------------------------
@@ -101,33 +92,6 @@ def semantic_similarities(
             cosines = vectors[[row[r] for r in wanted]] @ vectors[row[prediction]]
             scores.append(float(np.clip(cosines.max(), 0.0, 1.0)))
     return scores
-
-
-def quantities(text: str) -> list[tuple[float, str]]:
-    """Numbers of a text with scale words applied: `"$7.5 million"` is `(7500000.0, "$")`.
-
-    The unit is "$", "€", "£", "%" or "" for a bare number.
-    """
-    found: list[tuple[float, str]] = []
-    for match in _QUANTITY.finditer(plain_marks(text)):
-        value = float(match["digits"].replace(",", ""))
-        value *= _SCALES.get((match["scale"] or "").lower(), 1.0)
-        unit = (match["lead"] or match["trail"] or "").strip().lower()
-        found.append((-value if match["sign"] else value, _UNITS.get(unit[:3], "")))
-    return found
-
-
-def numeric_match(prediction: str, reference: str, *, tolerance: float = 0.01) -> bool:
-    """Whether the prediction's first number of the reference's unit is within `tolerance`
-    (relative). A bare number stands for any unit; a reference without a number never matches.
-    """
-    wanted = quantities(reference)
-    if not wanted:
-        return False
-    value, unit = wanted[0]
-    said = quantities(prediction)
-    same = [v for v, u in said if u == unit] or [v for v, u in said if not u or not unit]
-    return bool(same) and math.isclose(same[0], value, rel_tol=tolerance, abs_tol=1e-9)
 
 
 def tokens(text: str) -> list[str]:
@@ -206,6 +170,11 @@ def covers(passage: str, evidence: str) -> bool:
     `EVIDENCE_OVERLAP` of its tokens.
     """
     return _covers(tokens(passage), tokens(evidence))
+
+
+Objective = Literal["evidence_recall", "doc_recall"]
+OBJECTIVES: tuple[Objective, ...] = ("evidence_recall", "doc_recall")
+"""Metrics by which pipelines are chosen: the first that the questions allow."""
 
 
 def retrieval_metrics(passages: Sequence[Passage], question: Question) -> dict[str, float]:

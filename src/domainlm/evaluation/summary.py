@@ -14,7 +14,8 @@ import numpy as np
 
 from domainlm import stats
 from domainlm.errors import DataError
-from domainlm.schema import TASKS, Answer, ArmSummary, Contrast, Score
+from domainlm.evaluation import fscores
+from domainlm.schema import TASKS, Answer, ArmSummary, Contrast, Interval, Score
 
 ALL = "all"
 TEST = "test"
@@ -71,12 +72,35 @@ def summarise(
     summaries = []
     for arm in _arms(scores):
         for split in splits:
+            every = [s for s in scores if s.arm == arm and _in(s, ALL, split)]
             for task in (*TASKS, ALL):
-                part = [s for s in scores if s.arm == arm and _in(s, task, split)]
+                part = [s for s in every if _in(s, task, split)]
                 if part:
                     paired = [spent[s.arm, s.question_id] for s in part]
-                    summaries.append(_summary(arm, task, split, part, paired, memory.get(arm, 0)))
+                    made = _summary(arm, task, split, part, paired, memory.get(arm, 0))
+                    summaries.append(replace(made, metrics=made.metrics | _f_scores(every, task)))
     return summaries
+
+
+def _f_scores(every: Sequence[Score], task: str) -> dict[str, Interval]:
+    """What an arm scores as a whole on a task of a slice: `primary`, and F-scores by their name."""
+    scored = [s for s in every if "primary" in s.metrics]
+    whole = any(s.task == "unanswerable" for s in scored) and task in (ALL, "unanswerable")
+    part = [s for s in scored if task in (ALL, s.task)]
+    found: dict[str, Interval] = {}
+    if part:
+        values = fscores.primary(part)
+        found["primary"] = stats.cluster_interval(values, [s.cluster for s in part])
+        values, clusters = fscores.above_majority(part)
+        if values:
+            found[fscores.ABOVE_MAJORITY] = stats.cluster_interval(values, clusters)
+        if task == "closed_form" and any(s.classified for s in part):
+            found[fscores.MACRO_F1] = found["primary"]
+    if whole:
+        f1 = stats.cluster_interval(fscores.abstention(scored), [s.cluster for s in scored])
+        found |= {fscores.ABSTENTION_F1: f1}
+        found |= {"primary": f1} if task == "unanswerable" else {}
+    return found
 
 
 def with_costs(
@@ -112,9 +136,10 @@ def best_arm(scores: Sequence[Score], arms: Sequence[str] | None = None) -> str 
 
     Meant for dev scores: whoever picks the best on test has no test left.
     """
+    scored = [s for s in scores if "primary" in s.metrics]
     means = {
-        arm: np.mean([s.metrics["primary"] for s in scores if s.arm == arm])
-        for arm in _arms(scores)
+        arm: np.mean(fscores.primary([s for s in scored if s.arm == arm]))
+        for arm in _arms(scored)
         if arms is None or arm in arms
     }
     return min(means, key=lambda a: (-means[a], a)) if means else None
@@ -144,7 +169,7 @@ def contrasts(
         seed: Seed of Monte Carlo tests.
 
     Raises:
-        DataError: `margin` is not positive or a score is not finite.
+        DataError: `margin` is not positive, a score is not finite, or the arms share no question.
     """
     known = set(arms) if arms is not None else set(_arms(scores))
     effects = {name: w for name, w in EFFECTS.items() if known.issuperset(w)}
@@ -156,10 +181,69 @@ def contrasts(
     others = sorted(known - {best}) if best else []
     selection = {f"{arm} - {best} (best on dev)": {arm: 1, str(best): -1} for arm in others}
     table = _table(scores, metric, split)
+    answering = sorted({arm for row in table.values() for arm in row if arm in known})
+    if len(answering) > 1 and all(len(known & row.keys()) < 2 for row in table.values()):
+        raise DataError(
+            f"{' and '.join(answering)} share none of {len(table)} {split} questions; let all arms "
+            "answer the same ones"
+        )
     found: list[Contrast] = []
     for task in (ALL, *TASKS):
         found += _family(effects, table, task, split, metric, margin, seed)
     return found + _family(selection, table, ALL, split, metric, margin, seed)
+
+
+def pairwise(
+    scores: Sequence[Score],
+    family: Mapping[str, Weights],
+    *,
+    margin: float,
+    metric: str = "primary",
+    split: str = TEST,
+    seed: int = 0,
+) -> list[Contrast]:
+    """Other comparisons than the declared ones, on task "all" and on each task, each task's family
+    corrected by Holm; those without a common question are left out.
+
+    Args:
+        scores: Scores; those outside `split` are ignored.
+        family: Name -> weights of arms (1 and -1).
+        margin: Equivalence margin in units of the metric.
+        metric: The metric to compare.
+        split: The slice to compare on.
+        seed: Seed of Monte Carlo tests.
+
+    Raises:
+        DataError: As for `contrasts`.
+    """
+    table = _table(scores, metric, split)
+    return [
+        c
+        for task in (ALL, *TASKS)
+        for c in _family(family, table, task, split, metric, margin, seed)
+    ]
+
+
+def between_runs(
+    before: Sequence[Score], after: Sequence[Score], *, margin: float, seed: int = 0
+) -> list[Contrast]:
+    """Each arm of two runs, later minus earlier, on the test questions that both scored; one
+    family, corrected by Holm.
+
+    Args:
+        before: Scores of the earlier run.
+        after: Scores of the later one.
+        margin: Equivalence margin of the primary metric.
+        seed: Seed of Monte Carlo tests.
+
+    Raises:
+        DataError: `margin` is not positive or a score is not finite.
+    """
+    both = [a for a in _arms(after) if a in _arms(before)]
+    sides = (("before", before), ("after", after))
+    named = [replace(s, arm=f"{s.arm} {side}") for side, scores in sides for s in scores]
+    family = {arm: {f"{arm} after": 1, f"{arm} before": -1} for arm in both}
+    return _family(family, _table(named, "primary", TEST), ALL, TEST, "primary", margin, seed)
 
 
 _Table = dict[str, dict[str, Score]]
@@ -185,18 +269,20 @@ def _family(
 ) -> list[Contrast]:
     results: dict[str, stats.PairedResult] = {}
     for name, weights in family.items():
-        rows = [
-            by_arm
-            for by_arm in table.values()
-            if weights.keys() <= by_arm.keys() and task in (ALL, by_arm[next(iter(weights))].task)
-        ]
+        first = next(iter(weights))
+        shared = [row for row in table.values() if weights.keys() <= row.keys()]
+        rows = [row for row in shared if task in (ALL, row[first].task)]
         if not rows:
             continue
+        if task == "unanswerable" and metric == "primary":
+            # To abstain where there is an answer costs precision.
+            rows = shared
+        columns = {a: _values([row[a] for row in rows], task, metric) for a in weights}
         plus, minus = (
-            [sum(s.metrics[metric] for a, s in row.items() if weights.get(a) == w) for row in rows]
+            np.sum([columns[a] for a in weights if weights[a] == w], axis=0).tolist()
             for w in (1, -1)
         )
-        clusters = [row[next(iter(weights))].cluster for row in rows]
+        clusters = [row[first].cluster for row in rows]
         results[name] = stats.paired_difference(plus, minus, clusters, margin, seed=seed)
     # The best combination against the best single may repeat a declared contrast: count it once.
     keys = {name: tuple(sorted(family[name].items())) for name in results}
@@ -206,6 +292,13 @@ def _family(
         _contrast(name, family[name], task, split, metric, result, adjusted[keys[name]], margin)
         for name, result in results.items()
     ]
+
+
+def _values(scores: Sequence[Score], task: str, metric: str) -> list[float]:
+    """The metric of one arm, as one value per score."""
+    if metric != "primary":
+        return [s.metrics[metric] for s in scores]
+    return fscores.abstention(scores) if task == "unanswerable" else fscores.primary(scores)
 
 
 def _contrast(

@@ -1,30 +1,39 @@
 """Tasks, their primary metric, and what counts as correct, wrong, abstained or failed.
 
-| task           | primary    | correct when                                   |
-|----------------|------------|------------------------------------------------|
-| extractive     | token_f1   | exact match, or token F1 >= `CORRECT_F1`       |
-| multi_document | token_f1   | exact match, or token F1 >= `CORRECT_F1`       |
-| closed_form    | accuracy   | the chosen answer is the right one             |
-| summary        | rouge_l_f  | ROUGE-L F >= `CORRECT_ROUGE`                   |
-| unanswerable   | abstention | the arm abstained                              |
+| task           | primary, per question | of an arm     | correct when                            |
+|----------------|-----------------------|---------------|-----------------------------------------|
+| extractive     | token_f1              | mean          | exact match, or token F1 >= `CORRECT_F1`|
+| multi_document | token_f1              | mean          | exact match, or token F1 >= `CORRECT_F1`|
+| closed_form    | accuracy              | macro_f1      | the chosen answer is the right one      |
+| numeric        | accuracy              | mean          | the number agrees (`quantities`)        |
+| summary        | rouge_l_f             | mean          | ROUGE-L F >= `CORRECT_ROUGE`            |
+| long_form      | rouge_l_f             | mean          | ROUGE-L F >= `CORRECT_ROUGE`            |
+| unanswerable   | abstention            | abstention_f1 | the arm abstained                       |
 
-An abstention on an answerable question is "abstained", not wrong: return on investment prices the
-two differently. An empty answer is wrong, never an abstention.
+What an arm scores is in `fscores`. An abstention on an answerable question is "abstained", not
+wrong: return on investment prices the two differently. An empty answer is wrong, never an
+abstention.
 """
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+from domainlm.corpus.quantities import TOLERANCE, digits_match, numeric_match, quantities
 from domainlm.errors import DataError
 from domainlm.evaluation import metrics as m
+from domainlm.evaluation.claims import claim_coverage
 from domainlm.models.base import Embedder
-from domainlm.schema import ABSTENTION, Answer, Outcome, Question, Score, Task
+from domainlm.schema import ABSTENTION, Answer, Classified, Outcome, Question, Score, Task
 
 PRIMARY: dict[Task, str] = {
     "extractive": "token_f1",
     "multi_document": "token_f1",
     "closed_form": "accuracy",
+    "numeric": "accuracy",
     "summary": "rouge_l_f",
+    "long_form": "rouge_l_f",
     "unanswerable": "abstention",
 }
 CORRECT_F1 = 0.6
@@ -103,21 +112,42 @@ def choose(text: str, choices: Sequence[str]) -> str | None:
     return min(found)[2] if found else None
 
 
-def closed_form_accuracy(prediction: str, question: Question) -> float:
-    """1 if the prediction settles on a right choice, number or (normalised) string.
+def classified(prediction: str, question: Question) -> Classified | None:
+    """The class that a closed-form answer chose, and the right one; None if there are no classes.
 
     Without `choices`, references that begin with yes, no or maybe make those the choices.
     """
     choices: Sequence[str] = question.choices
     if not choices and all(_YES_NO_START.match(r) for r in question.references):
         choices = _YES_NO
-    if choices:
-        said = choose(prediction, choices)
-        return float(said is not None and said in {choose(r, choices) for r in question.references})
+    if not choices:
+        return None
+    said = choose(prediction, choices) or ""
+    right = [choose(r, choices) or r for r in question.references]
+    # Of several right classes the one that was said counts.
+    right_one = said if said in right else right[0]
+    return Classified(" | ".join(sorted(c.lower() for c in choices)), right_one, said)
+
+
+def closed_form_accuracy(prediction: str, question: Question) -> float:
+    """1 if the prediction settles on a right choice, number or (normalised) string."""
+    found = classified(prediction, question)
+    if found:
+        return float(found.said == found.right)
     if m.exact_match(prediction, question.references):
         return 1.0
-    numbers = [r for r in question.references if m.quantities(r) and len(r.split()) <= 3]
-    return float(any(m.numeric_match(prediction, r) for r in numbers))
+    numbers = [r for r in question.references if quantities(r) and len(r.split()) <= 3]
+    return _best_number(prediction, replace(question, references=tuple(numbers)), numeric_match)
+
+
+def _best_number(prediction: str, question: Question, match: Callable[..., bool]) -> float:
+    tolerance = float(question.metadata.get("tolerance") or TOLERANCE)
+    return float(
+        any(
+            match(prediction, r, question=question.text, tolerance=tolerance)
+            for r in question.references
+        )
+    )
 
 
 def clusters_of(questions: Sequence[Question]) -> dict[str, str]:
@@ -175,9 +205,21 @@ def score_answers(
             values |= m.retrieval_metrics(answer.passages, question)
         values["primary"] = values[PRIMARY[question.task]]
         values["correct"] = float(outcome == "correct")
+        # An embedder may fail on a text; what is not known is absent.
+        values = {name: value for name, value in values.items() if math.isfinite(value)}
         cluster = clusters[question.id]
+        chosen = classified(text, question) if question.task == "closed_form" else None
         scores.append(
-            Score(question.id, answer.arm, question.task, question.split, cluster, values, outcome)
+            Score(
+                question.id,
+                answer.arm,
+                question.task,
+                question.split,
+                cluster,
+                values,
+                outcome,
+                chosen,
+            )
         )
     return scores
 
@@ -200,6 +242,11 @@ def _answer_metrics(text: str, question: Question) -> dict[str, float]:
     }
     if question.task == "closed_form":
         values["accuracy"] = closed_form_accuracy(text, question)
+    elif question.task == "numeric":
+        values["accuracy"] = _best_number(text, question, numeric_match)
+        values["digits_match"] = _best_number(text, question, digits_match)
+    elif question.task in ("summary", "long_form"):
+        values["claim_coverage"] = claim_coverage(text, references)
     return values
 
 
@@ -212,9 +259,9 @@ def _outcome(answer: Answer, question: Question, text: str, values: dict[str, fl
 
 
 def _correct(task: Task, values: dict[str, float]) -> bool:
-    if task == "summary":
+    if task in ("summary", "long_form"):
         return values["rouge_l_f"] >= CORRECT_ROUGE
-    if task in ("closed_form", "unanswerable"):
+    if task in ("closed_form", "numeric", "unanswerable"):
         return values[PRIMARY[task]] == 1.0
     return values["exact_match"] == 1.0 or values["token_f1"] >= CORRECT_F1
 

@@ -4,9 +4,20 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from domainlm.errors import DataError
+from domainlm.evaluation import acceptance
+from domainlm.evaluation.fscores import ABOVE_MAJORITY
 from domainlm.evaluation.roi import NONE, PEOPLE, monthly_usd, words
 from domainlm.evaluation.summary import ALL, TEST
-from domainlm.schema import ArmSummary, Contrast, Interval, Money, RoiCase, Verdict, VerdictWord
+from domainlm.schema import (
+    ArmSummary,
+    Contrast,
+    Interval,
+    Money,
+    RoiCase,
+    Standing,
+    Verdict,
+    VerdictWord,
+)
 from domainlm.stats import MIN_DOCUMENTS
 
 SHIP_NONE = NONE
@@ -33,8 +44,13 @@ def decide(
     questions_per_month: float | None = None,
     stale: Sequence[str] = (),
     money: Money | None = None,
+    standings: Sequence[Standing] = (),
 ) -> Verdict:
-    """Choose the arm to ship: first which meet the required quality, then the money among those.
+    """Choose the arm to ship: first which meet the requirements, then the money among those.
+
+    With `standings` only arms that are shown to meet every requirement are considered; if there is
+    none, those that look like it, which the sentence says; and if there is none of these either,
+    none ships.
 
     Where answers have a declared worth (`money` has a best choice), the arm that nets the most
     ships; none does if shipping nothing, or people alone, net more.
@@ -57,6 +73,7 @@ def decide(
         questions_per_month: Volume to plan for.
         stale: Names of outdated prices.
         money: Net values and chances.
+        standings: Arms against the acceptance criteria; empty if there are none.
 
     Raises:
         DataError: No summary covers task "all" on split "test".
@@ -66,13 +83,20 @@ def decide(
         raise DataError(
             f"none of the {len(summaries)} summaries covers all test questions; answer the test set"
         )
+    nothing = _withheld(arms, contrasts)
+    if nothing:
+        return Verdict(SHIP_NONE, f"No verdict: {nothing}.", (), ())
     caveats: list[str] = []
     means = {arm: s.metrics["primary"].value for arm, s in arms.items()}
-    top = min(arms, key=lambda a: (-means[a], _rank(a)))
-    reference = dev_best if dev_best in arms else top
+    admitted = acceptance.admitted(standings) if standings else tuple(arms)
+    pool = [a for a in arms if a in admitted]
+    if not pool:
+        return _unmet(arms, standings, contrasts, stale)
+    top = min(pool, key=lambda a: (-means[a], _rank(a)))
+    reference = dev_best if dev_best in pool else top
     if reference != dev_best and len(arms) > 1:
         caveats.append(f"{top} was chosen on the test questions themselves, so its score flatters.")
-    proven = [a for a in arms if _word(contrasts, a, reference) == "better"]
+    proven = [a for a in pool if _word(contrasts, a, reference) == "better"]
     if proven:
         beaten = reference
         reference = min(proven, key=lambda a: (-means[a], _rank(a)))
@@ -85,31 +109,90 @@ def decide(
         )
         reference = top
     costs = _costs(arms, roi, questions_per_month)
-    able = [a for a in arms if _share(arms[a], "correct") >= min_correct]
+    shares = {arm: _share(s, "correct") for arm, s in arms.items()}
+    # An arm that is never right earns nothing, whatever is required.
+    able = [a for a in pool if shares[a] and shares[a] >= min_correct]
     if money and money.best and able:
         chosen = {dev_best, reference}
-        return _by_money(money, able, arms, contrasts, min_correct, chosen, caveats, stale)
-    fit = [a for a in arms if a == reference or _not_worse(contrasts, a, reference, margin)]
+        return _by_money(
+            money, able, arms, contrasts, min_correct, chosen, caveats, stale, standings
+        )
+    fit = [a for a in pool if a == reference or _not_worse(contrasts, a, reference, margin)]
     good = [a for a in fit if a in able]
     if not good:
         share = _percent(_share(arms[reference], "correct"))
+        required = f", below the required {_percent(min_correct)}" if min_correct else ""
         return Verdict(
             SHIP_NONE,
             f"Ship none yet: the best arm, {reference}, answers {share} of the test questions "
-            f"correctly, below the required {_percent(min_correct)}.",
+            f"correctly{required}.",
             (_standing(arms[reference]),),
             (*caveats, *_caveats(arms[reference], arms, contrasts, stale)),
         )
     ship = min(good, key=lambda a: (costs[a], _rank(a)))
     return Verdict(
         ship,
-        sentence_of(arms[ship], arms, contrasts),
+        sentence_of(arms[ship], arms, contrasts, standings),
         (
+            *map(acceptance.summary, standings),
             *_reasons(ship, reference, arms, contrasts, roi, questions_per_month),
-            *_surely(money, ship, min_correct),
+            *_surely(money, ship, 0.0 if standings else min_correct),
         ),
-        (*caveats, *_caveats(arms[ship], arms, contrasts, stale), *(money.notes if money else ())),
+        (
+            *_unsure(ship, standings),
+            *caveats,
+            *_caveats(arms[ship], arms, contrasts, stale),
+            *(money.notes if money else ()),
+        ),
     )
+
+
+def _unmet(
+    arms: dict[str, ArmSummary],
+    standings: Sequence[Standing],
+    contrasts: Sequence[Contrast],
+    stale: Sequence[str],
+) -> Verdict:
+    """Nothing ships, since no arm meets the requirements."""
+    near = acceptance.nearest(standings)
+    n = len(near.requirements)
+    what = "the requirement" if n == 1 else f"all {n} requirements"
+    return Verdict(
+        SHIP_NONE,
+        f"Ship none yet: no arm meets {what}; {near.arm} comes nearest, which "
+        f"{acceptance.told(near)}.",
+        (*map(acceptance.summary, standings), _standing(arms[near.arm])),
+        tuple(_caveats(arms[near.arm], arms, contrasts, stale)),
+    )
+
+
+def _unsure(ship: str, standings: Sequence[Standing]) -> list[str]:
+    """What is open about the requirements of the shipped arm."""
+    own = next((s for s in standings if s.arm == ship), None)
+    if own is None or own.state == "meets":
+        return []
+    return [f"No arm is shown to meet every requirement: {acceptance.summary(own)}"]
+
+
+def _withheld(arms: dict[str, ArmSummary], contrasts: Sequence[Contrast]) -> str:
+    """Why nothing can be said, or ""."""
+    unscored = [arm for arm, s in arms.items() if "primary" not in s.metrics]
+    if unscored:
+        return f"{unscored[0]} has no scored answer; score its answers, or leave the arm out"
+    if any(s.metrics["primary"].low is None for s in arms.values()):
+        return (
+            "all test questions are about one document, which says nothing about others; add "
+            f"questions about at least {MIN_DOCUMENTS} documents"
+        )
+    n = max(s.n for s in arms.values())
+    whole = [c for c in contrasts if (c.task, c.split, c.metric) == (ALL, TEST, "primary")]
+    between = [c.difference for c in whole if c.a in arms and c.b in arms]
+    if between and not any(d.value or d.low or d.high for d in between):
+        return (
+            f"all arms score alike on each of the {n} test questions; ask harder ones, or see "
+            "whether the arms answer at all"
+        )
+    return ""
 
 
 def _by_money(
@@ -121,8 +204,9 @@ def _by_money(
     chosen: Collection[str | None],
     before: Sequence[str],
     stale: Sequence[str],
+    standings: Sequence[Standing] = (),
 ) -> Verdict:
-    """The arm that nets the most of those that meet the required quality, or none; `chosen` are
+    """The arm that nets the most of those that meet the requirements, or none; `chosen` are
     those that quality would choose.
     """
     net = {a.arm: a.npv_usd for a in money.arms if a.npv_usd is not None}
@@ -130,9 +214,10 @@ def _by_money(
     said = [words.ranking(money), words.chances(money), words.more_questions(money)]
     flips = [f.sentence for f in money.flips[:WORTH_NAMING]]
     reasons = [
+        *map(acceptance.summary, standings),
         _standing(arms[ship]),
         *_against(ship, arms, contrasts),
-        *_surely(money, ship, min_correct),
+        *_surely(money, ship, 0.0 if standings else min_correct),
         *(s for s in said if s),
         *flips,
     ]
@@ -145,13 +230,16 @@ def _by_money(
             caveats.insert(0, f"That {ship} earns the most is not sure: chance {p:.0%}.")
         if len(able) < len(arms):
             left = ", ".join(sorted(set(arms) - set(able), key=_rank))
-            caveats.insert(0, f"Below the required quality, and so not considered: {left}.")
-        sentence = sentence_of(arms[ship], arms, contrasts, words.worth(money, ship))
+            lacking = "Not meeting the requirements" if standings else "Below the required quality"
+            caveats.insert(0, f"{lacking}, and so not considered: {left}.")
+        caveats = [*_unsure(ship, standings), *caveats]
+        sentence = sentence_of(arms[ship], arms, contrasts, standings, words.worth(money, ship))
         return Verdict(ship, sentence, tuple(reasons), tuple(caveats))
     if net.get(PEOPLE, 0.0) > 0:
         why = f"people alone do better ({words.worth(money, PEOPLE)})"
     else:
-        which = "every arm" if len(able) == len(arms) else "every arm of the required quality"
+        allowed = "that meets the requirements" if standings else "of the required quality"
+        which = "every arm" if len(able) == len(arms) else f"every arm {allowed}"
         why = f"at the declared worth of answers {which} loses money"
     sentence = f"Ship none yet: {why}; the best arm, {ship}, {words.worth(money, ship)}."
     return Verdict(SHIP_NONE, sentence, tuple(reasons), tuple(caveats))
@@ -219,12 +307,13 @@ def sentence_of(
     shipped: ArmSummary,
     arms: Mapping[str, ArmSummary],
     found: Sequence[Contrast],
+    standings: Sequence[Standing] = (),
     worth: str = "",
 ) -> str:
     """The verdict in one sentence: what to ship, how good, how much better, at what cost."""
     parts = [
-        f"Ship {shipped.arm}: it answers {_percent(_share(shipped, 'correct'))} of "
-        f"{shipped.n} test questions correctly"
+        f"Ship {shipped.arm}: it {_met(shipped.arm, standings)}answers "
+        f"{_percent(_share(shipped, 'correct'))} of {shipped.n} test questions correctly"
     ]
     baseline = compare(found, shipped.arm, "base") if shipped.arm != "base" else None
     if baseline:
@@ -237,6 +326,19 @@ def sentence_of(
     if len(arms) == 1:
         parts.append("; no other arm was measured")
     return "".join(parts) + "."
+
+
+def _met(arm: str, standings: Sequence[Standing]) -> str:
+    own = next((s for s in standings if s.arm == arm), None)
+    if own is None:
+        return ""
+    n, weak = len(own.requirements), own.weakest
+    sure = f"{acceptance.said(weak)}: chance {acceptance.chance(weak)}"
+    if n > 1:
+        sure = f"least surely {sure}"
+    what = "the requirement" if n == 1 else f"all {n} requirements"
+    verb = "meets" if own.state == "meets" else "seems to meet"
+    return f"{verb} {what} ({sure}), "
 
 
 def _reasons(
@@ -293,6 +395,18 @@ def _caveats(
         if losing and other in arms:
             gap = _points(abs(c.difference.value))
             caveats.append(f"On {c.task.replace('_', ' ')} questions {other} is {gap} better.")
+    above = shipped.metrics.get(ABOVE_MAJORITY)
+    if above and (above.low is None or above.low <= 0):
+        caveats.append(
+            "Its closed-form answers are not shown to be right more often than the most common one "
+            f"given every time ({100 * above.value:+.1f} points"
+            + (
+                ""
+                if above.low is None
+                else f", 95 % interval {_between(above.low, above.high or 0)}"
+            )
+            + ")."
+        )
     for outcome, phrase in (("wrong", "wrong"), ("abstained", "no answer"), ("failed", "failed")):
         share = _share(shipped, outcome)
         if share >= WORTH_A_WARNING:

@@ -92,6 +92,26 @@ def from_asked(
     return _event(asked.question, [asked.answer], words, actor, rubric, supersedes)
 
 
+def from_answers(
+    question: Question,
+    answers: Sequence[Answer],
+    words: Words,
+    actor: Actor,
+    *,
+    rubric: str = "",
+    supersedes: str = "",
+) -> tuple[FeedbackEvent, dict[str, str]]:
+    """As `from_run`, about answers that were shown in this order; `prefer` and `rank` name their
+    ids, as arms may recur.
+
+    Raises:
+        DataError: not exactly one thing is said, or not of as many answers as it takes.
+    """
+    ids = [show(answer)[0].answer_id for answer in answers]
+    _only_one(words, ids)
+    return _event(question, answers, words, actor, rubric, supersedes, ids)
+
+
 def _only_one(words: Words, arms: Sequence[str]) -> None:
     """Refuse words that say nothing, several things, or one thing of several answers."""
     given = [
@@ -117,15 +137,18 @@ def _event(
     actor: Actor,
     rubric: str,
     supersedes: str,
+    names: Sequence[str] = (),
 ) -> tuple[FeedbackEvent, dict[str, str]]:
+    """`names` are what `words` calls the answers: their arms, if nothing else is said."""
     texts: dict[str, str] = {}
     shown = []
     for answer in answers:
         entry, its_texts = show(answer)
         shown.append(entry)
         texts |= its_texts
-    by_arm = {s.arm: s.answer_id for s in shown}
-    payload = _payload(words, [a.arm for a in answers], by_arm)
+    names = list(names) or [a.arm for a in answers]
+    by_name = dict(zip(names, (s.answer_id for s in shown), strict=True))
+    payload = _payload(words, names, by_name)
     if isinstance(payload, Edit):
         texts[payload.text_sha256] = plain_text(words.edit, "the corrected answer")
     event = FeedbackEvent(

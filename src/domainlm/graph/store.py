@@ -20,6 +20,7 @@ from itertools import groupby
 from pathlib import Path
 
 from domainlm.artifacts import writing
+from domainlm.asking import Bill
 from domainlm.errors import DataError
 from domainlm.graph.entities import mentions, normalise, subject
 from domainlm.graph.records import ChunkSource, Derived, Edge, GraphDelta, Merge, Node, content_of
@@ -43,6 +44,9 @@ CREATE TABLE IF NOT EXISTS merge (
 CREATE TABLE IF NOT EXISTS derived (
     kind TEXT NOT NULL, maker TEXT NOT NULL, key TEXT NOT NULL, sources TEXT NOT NULL,
     value TEXT NOT NULL, PRIMARY KEY (kind, maker, key)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS took (
+    kind TEXT NOT NULL, maker TEXT NOT NULL, seconds REAL NOT NULL, PRIMARY KEY (kind, maker))
+    WITHOUT ROWID;
 """
 _PRUNE = """
 DELETE FROM derived WHERE EXISTS (
@@ -257,18 +261,30 @@ class Graph:
         )
         return [row[0] for row in rows]
 
-    def spent(self, kind: str, maker: str) -> tuple[int, int]:
-        """(records, tokens that they took) of a kind and maker."""
-        calls, tokens = self._db.execute(
-            "SELECT count(*), sum(json_extract(value, '$.tokens[0]') "
-            "+ json_extract(value, '$.tokens[1]')) FROM derived WHERE kind = ? AND maker = ?",
-            (kind, maker),
+    def spent(self, kind: str, maker: str) -> Bill:
+        """What the records of a kind and maker took, a call each; the seconds include those of
+        records that are gone.
+        """
+        of = (kind, maker)
+        calls, read, written = self._db.execute(
+            "SELECT count(*), sum(json_extract(value, '$.tokens[0]')), "
+            "sum(json_extract(value, '$.tokens[1]')) FROM derived WHERE kind = ? AND maker = ?",
+            of,
         ).fetchone()
-        return int(calls), int(tokens or 0)
+        took = self._db.execute("SELECT seconds FROM took WHERE kind = ? AND maker = ?", of)
+        seconds = took.fetchone() or (0.0,)
+        return Bill(int(calls), int(read or 0), int(written or 0), float(seconds[0]))
 
-    def keep(self, kind: str, maker: str, records: Sequence[Derived]) -> None:
-        """Store records, all or none; one whose sources are gone by now is left out."""
+    def keep(self, kind: str, maker: str, records: Sequence[Derived], seconds: float = 0.0) -> None:
+        """Store records, all or none, that took so long; one whose sources are gone by now is left
+        out.
+        """
         with self._change():
+            self._db.execute(
+                "INSERT INTO took VALUES (?, ?, ?) "
+                "ON CONFLICT DO UPDATE SET seconds = seconds + excluded.seconds",
+                (kind, maker, seconds),
+            )
             self._db.executemany(
                 "INSERT OR REPLACE INTO derived VALUES (?, ?, ?, ?, ?)",
                 [

@@ -11,9 +11,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from domainlm.graph.asking import Allowance, Report, Task, ask_once
+from domainlm.asking import Allowance, Report, Task, ask_all
 from domainlm.graph.entities import STOP, normalise
+from domainlm.graph.made import Made
 from domainlm.graph.records import content_of
 from domainlm.graph.store import Graph
 from domainlm.models.base import ChatModel
@@ -91,7 +93,17 @@ def parse(written: str, chunk: Chunk) -> list[Line]:
 def tasks(chunks: Sequence[Chunk]) -> list[Task]:
     """A call per content, in the order of the chunks."""
     by_content = {content_of(c): c for c in chunks}
-    return [Task(key, (key,), prompt(c)) for key, c in by_content.items()]
+    return [
+        Task(key, partial(_lines, c), partial(_chats, c), (key,)) for key, c in by_content.items()
+    ]
+
+
+def _chats(chunk: Chunk) -> list[Chat]:
+    return [prompt(chunk)]
+
+
+def _lines(chunk: Chunk, written: Sequence[str]) -> dict[str, list[Line]]:
+    return {"lines": parse(written[0], chunk)}
 
 
 def read(
@@ -106,18 +118,8 @@ def read(
     Raises:
         DataError: the graph cannot be written.
     """
-    by_content = {content_of(c): c for c in chunks}
-    return ask_once(
-        graph,
-        KIND,
-        maker(model.name),
-        tasks(chunks),
-        lambda task, text: {"lines": parse(text, by_content[task.key])},
-        model,
-        SAMPLING,
-        allowance,
-        progress,
-    )
+    made = Made(graph, KIND, maker(model.name))
+    return ask_all(tasks(chunks), made, lambda: model, SAMPLING, allowance, KIND, progress=progress)
 
 
 def lines_of(graph: Graph, by: str, contents: Sequence[str]) -> dict[str, list[Line]]:

@@ -60,6 +60,23 @@ class EnsembleModel(Protocol):
         ...
 
 
+Listener = Callable[[str], bool]
+"""Told what was added to an answer's text ("" if nothing yet); whether the answer shall go on."""
+
+
+@runtime_checkable
+class StreamingModel(Protocol):
+    """A chat model that tells what it writes while it writes it."""
+
+    def generate_streamed(
+        self, chats: Sequence[Chat], params: Sampling, listeners: Sequence[Listener]
+    ) -> list[Generation]:
+        """As `generate`, and each chat's listener is told its text piece by piece, which together
+        are the generation's; one that returns False ends its chat, and the others go on.
+        """
+        ...
+
+
 class Embedder(Protocol):
     """Maps texts to unit vectors, shape `(n, d)` float32."""
 
@@ -109,6 +126,11 @@ def purpose(name: str) -> Iterator[None]:
         yield
     finally:
         _purpose.reset(token)
+
+
+def current_purpose() -> str:
+    """What the calls made now are for."""
+    return _purpose.get()
 
 
 def calls_so_far() -> list[Call]:

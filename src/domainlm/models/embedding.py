@@ -139,13 +139,26 @@ class MiniLMEmbedder:
         special = set(self.tokenizer.all_special_ids)
         with self._lock:
             for batch in plan_batches(range(len(ids)), lengths, 512, self.batch_tokens):
-                states, _ = self._states([ids[n] for n in batch])
+                with torch.inference_mode():
+                    states, _ = self._states([ids[n] for n in batch])
                 unit = torch.nn.functional.normalize(states, dim=-1).cpu().numpy()
                 for row, n in enumerate(batch):
                     own = [t not in special for t in ids[n]]
                     found[n] = unit[row, : len(own)][own]
         report_call(self.name, "embed", sum(lengths), 0, time.perf_counter() - started)
         return found
+
+    def encode(self, texts: Sequence[str], kind: Literal["query", "passage"]) -> torch.Tensor:
+        """Unit vectors `(n, d)` in one batch, with gradients: what training an embedder needs."""
+        ids = self.tokenizer(
+            [self._prompts[kind] + t for t in texts],
+            truncation=True,
+            max_length=self.max_length,
+            split_special_tokens=True,
+            return_token_type_ids=False,
+            return_attention_mask=False,
+        )["input_ids"]
+        return self._pooled(*self._states(ids))
 
     def _states(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Last states `(b, s, d)` of token rows padded to `(b, s)`, and their mask."""
@@ -154,20 +167,21 @@ class MiniLMEmbedder:
         mask = torch.tensor(
             [[1] * len(r) + [0] * (width - len(r)) for r in rows], device=self.device
         )
-        with torch.inference_mode():
-            states = self.model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
-        return states, mask
+        return self.model(input_ids=ids, attention_mask=mask).last_hidden_state.float(), mask
 
-    def _forward(self, rows: list[list[int]]) -> Array:
-        """Unit vectors `(b, d)` of token rows."""
-        states, mask = self._states(rows)
+    def _pooled(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Unit vectors `(b, d)` of states `(b, s, d)`."""
         if self._first_token:
             pooled = states[:, 0]
         else:
             kept = mask[:, :, None].float()
             pooled = (states * kept).sum(1) / kept.sum(1).clamp(min=1.0)
-        unit = torch.nn.functional.normalize(pooled, dim=-1)
-        vectors: Array = unit.cpu().numpy()
+        return torch.nn.functional.normalize(pooled, dim=-1)
+
+    def _forward(self, rows: list[list[int]]) -> Array:
+        """Unit vectors `(b, d)` of token rows."""
+        with torch.inference_mode():
+            vectors: Array = self._pooled(*self._states(rows)).cpu().numpy()
         return vectors
 
 

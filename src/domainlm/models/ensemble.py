@@ -16,7 +16,8 @@ from transformers.cache_utils import DynamicCache
 
 from domainlm.errors import ConfigError
 from domainlm.models.base import report_call
-from domainlm.models.decoding import choose, render_prompt, stop_at, stream_seed
+from domainlm.models.decoding import choose, render_prompt, stream_seed
+from domainlm.models.pieces import stop_at
 from domainlm.schema import Chat, Generation, Sampling, Usage
 
 

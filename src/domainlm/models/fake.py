@@ -6,6 +6,7 @@ so logic can be tested in milliseconds.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
 import time
@@ -16,7 +17,7 @@ from typing import Literal
 import numpy as np
 
 from domainlm.errors import ConfigError
-from domainlm.models.base import Array, report_call
+from domainlm.models.base import Array, Listener, report_call
 from domainlm.schema import Chat, Generation, Sampling, Usage
 
 _WORD = re.compile(r"\w+")
@@ -90,6 +91,20 @@ class FakeModel:
             first = time.perf_counter() - called
             done.append(Generation(text, usage, seconds, self.name, finish, first_token_s=first))
             report_call(self.name, "generate", usage.tokens_in, usage.tokens_out, seconds)
+        return done
+
+    def generate_streamed(
+        self, chats: Sequence[Chat], params: Sampling, listeners: Sequence[Listener]
+    ) -> list[Generation]:
+        """As `generate`, told word by word; whoever stops listening gets no further word."""
+        done = []
+        for made, listener in zip(self.generate(chats, params), listeners, strict=True):
+            said = ""
+            for word in re.findall(r"\s*\S+", made.text):
+                if not listener(word):
+                    break
+                said += word
+            done.append(dataclasses.replace(made, text=said))
         return done
 
     def _answer(self, chat: Chat) -> str:

@@ -24,9 +24,18 @@ from domainlm.models.adapted import (
     is_checkpoint,
     prefixed_cache,
 )
-from domainlm.models.base import report_call
-from domainlm.models.decoding import choose, end_tokens, render_prompt, stop_at, stream_seed
+from domainlm.models.attention import use_groups
+from domainlm.models.base import Listener, report_call
+from domainlm.models.decoding import (
+    Written,
+    choose,
+    end_tokens,
+    log_probabilities,
+    render_prompt,
+    stream_seed,
+)
 from domainlm.models.embedded import MODEL_NAME, ensure_checkpoint, first_line, quiet_loading
+from domainlm.models.pieces import Piecewise, stop_at
 from domainlm.schema import Chat, Generation, Sampling, Usage
 
 _DROP_AT = 0.75
@@ -105,6 +114,7 @@ class LocalModel:
         if not self.tokenizer.chat_template:
             raise ModelError(f"{path_or_id} has no chat template; choose an instruct model")
         self.model = model.to(device=self.device, dtype=self.dtype).eval()
+        use_groups(self.model)
         self._prefix: Prefix = tuple(
             (k.to(self.device, self.dtype), v.to(self.device, self.dtype)) for k, v in prefix
         )
@@ -130,10 +140,21 @@ class LocalModel:
         Raises:
             ConfigError: `max_tokens` is below 1.
         """
+        return self.generate_streamed(chats, params, ())
+
+    def generate_streamed(
+        self, chats: Sequence[Chat], params: Sampling, listeners: Sequence[Listener]
+    ) -> list[Generation]:
+        """See `StreamingModel.generate_streamed`; without listeners nobody is told.
+
+        Raises:
+            ConfigError: `max_tokens` is below 1.
+        """
         if params.max_tokens < 1:
             raise ConfigError(f"max_tokens is {params.max_tokens}; it must be at least 1")
         if not chats:
             return []
+        told = [Piecewise(listener, params.stop) for listener in listeners]
         texts = [render_prompt(self.tokenizer, chat) for chat in chats]
         prompts = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         seeds, seen = [], Counter[str]()
@@ -153,8 +174,10 @@ class LocalModel:
         called = time.perf_counter()
         with self.lock:
             for batch in plan_batches(order, lengths, self.batch_size, self.batch_tokens):
-                done.update(self._run(batch, prompts, seeds, params, called))
+                done.update(self._run(batch, prompts, seeds, params, called, told))
         ordered = [done[index] for index in range(len(chats))]
+        for g, listener in zip(ordered, told, strict=False):
+            listener.end(g.text)
         for g in ordered:
             tokens = g.usage
             report_call(self.name, "generate", tokens.tokens_in, tokens.tokens_out, g.latency_s)
@@ -213,42 +236,51 @@ class LocalModel:
         seeds: list[int],
         params: Sampling,
         called: float,
+        told: Sequence[Piecewise],
     ) -> dict[int, Generation]:
         """Decode one batch of a call; when memory runs out, halve it."""
         started = time.perf_counter()
         try:
             with torch.inference_mode():
                 outputs, first = self._decode(
-                    [prompts[i] for i in batch], [seeds[i] for i in batch], params
+                    [prompts[i] for i in batch],
+                    [seeds[i] for i in batch],
+                    params,
+                    [told[i] for i in batch] if told else (),
                 )
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             if len(batch) == 1:
                 return {batch[0]: self._failed(f"{self.device} has too little memory for a prompt")}
             half = len(batch) // 2
-            front = self._run(batch[:half], prompts, seeds, params, called)
-            return front | self._run(batch[half:], prompts, seeds, params, called)
+            front = self._run(batch[:half], prompts, seeds, params, called, told)
+            return front | self._run(batch[half:], prompts, seeds, params, called, told)
         share = (time.perf_counter() - started) / len(batch)
         results = {}
-        for index, tokens in zip(batch, outputs, strict=True):
-            text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        for index, made in zip(batch, outputs, strict=True):
+            text = self._text(made.tokens)
             cut = stop_at(text, params.stop)
-            ended = cut is not None or tokens[-1] in self.end
+            ended = cut is not None or made.tokens[-1] in self.end
             results[index] = Generation(
                 text=text[:cut].strip(),
-                usage=Usage(len(prompts[index]), len(tokens)),
+                usage=Usage(len(prompts[index]), len(made.tokens)),
                 latency_s=share,
                 model=self.name,
                 finish="stop" if ended else "length",
                 first_token_s=first - called,
+                certainty=made.certainty(),
             )
         return results
 
     def _decode(
-        self, prompts: list[list[int]], seeds: list[int], params: Sampling
-    ) -> tuple[list[list[int]], float]:
-        """New tokens of each prompt, the end token included, and when the first ones were there
-        (`time.perf_counter`).
+        self,
+        prompts: list[list[int]],
+        seeds: list[int],
+        params: Sampling,
+        told: Sequence[Piecewise] = (),
+    ) -> tuple[list[Written], float]:
+        """What each prompt's answer is, the end token included, and when the first tokens were
+        there (`time.perf_counter`); `told` hears of each step.
 
         Shapes: b chats still decoding, s padded prompt length, v vocabulary.
         """
@@ -263,7 +295,7 @@ class LocalModel:
         cache = prefixed_cache(self.model.config, self._prefix, len(prompts))
         # Sliding-window and recurrent layers may not allow it.
         can_drop = all(type(layer) is DynamicLayer for layer in cache.layers)
-        outputs: list[list[int]] = [[] for _ in prompts]
+        outputs = [Written() for _ in prompts]
         rows = list(range(len(prompts)))  # the chat of each batch row
         alive = set(rows)
         streams = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -278,14 +310,16 @@ class LocalModel:
                 logits_to_keep=1,
             ).logits[:, -1]  # (b, v)
             chosen = choose(logits, [streams[row] for row in rows], params.temperature)
-            tokens = chosen.tolist()
+            tokens, logps = chosen.tolist(), log_probabilities(logits, chosen).tolist()
             if step == 0:
                 # Reading the tokens waits for the device, so this is no queued kernel's time.
                 first = time.perf_counter()
-            for row, token in zip(rows, tokens, strict=True):
+            for row, token, logp in zip(rows, tokens, logps, strict=True):
                 if row in alive:
-                    outputs[row].append(token)
-                    if token in self.end or self._stopped(outputs[row], params.stop):
+                    so_far = outputs[row].add(token, logp)
+                    if token in self.end or self._stopped(so_far, params.stop):
+                        alive.discard(row)
+                    elif told and not told[row].grow(self._text(so_far)):
                         alive.discard(row)
             if not alive or step + 1 == params.max_tokens:
                 break
@@ -303,6 +337,9 @@ class LocalModel:
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
             positions = positions[:, -1:] + 1
         return outputs, first
+
+    def _text(self, tokens: list[int]) -> str:
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
 
     def _stopped(self, tokens: list[int], stop: tuple[str, ...]) -> bool:
         return bool(stop) and stop_at(self.tokenizer.decode(tokens), stop) is not None

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -23,9 +24,11 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from domainlm.errors import ConfigError, MissingExtraError, ModelError
-from domainlm.models.base import Array, report_call
+from domainlm.models.base import Array, Listener, report_call
 from domainlm.models.control import defuse_usual
+from domainlm.models.pieces import Piecewise
 from domainlm.schema import Chat, Generation, Sampling, Usage
+from domainlm.tokens import estimate_tokens
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -156,8 +159,8 @@ def _whole(reply: Any) -> _Reply | None:
     return _Reply(choices[0].message.content or "", choices[0].finish_reason, used)
 
 
-def _streamed(pieces: Any) -> _Reply | None:
-    """A reply read to its end; None if no piece has choices."""
+def _streamed(pieces: Any, told: Piecewise | None) -> _Reply | None:
+    """A reply read to its end, or until nobody listens any more; None if no piece has choices."""
     parts: list[str] = []
     reason, used, first, seen = None, None, None, False
     with pieces:
@@ -171,6 +174,8 @@ def _streamed(pieces: Any) -> _Reply | None:
                     first = time.perf_counter()
                 parts.append(text)
                 reason = choice.finish_reason or reason
+                if told and not told.grow("".join(parts)):
+                    return _Reply("".join(parts), reason, used, first)
     return _Reply("".join(parts), reason, used, first) if seen else None
 
 
@@ -221,15 +226,31 @@ class OpenAIModel:
             ModelError: the key is refused, there is no such model, or the host is unreachable.
             ConfigError: `max_tokens` is below 1.
         """
+        return self.generate_streamed(chats, params, ())
+
+    def generate_streamed(
+        self, chats: Sequence[Chat], params: Sampling, listeners: Sequence[Listener]
+    ) -> list[Generation]:
+        """See `StreamingModel.generate_streamed`; listeners are told by other threads, and without
+        any nobody is told.
+
+        Raises:
+            ModelError: the key is refused, there is no such model, or the host is unreachable.
+            ConfigError: `max_tokens` is below 1.
+        """
         if params.max_tokens < 1:
             raise ConfigError(f"max_tokens is {params.max_tokens}; it must be at least 1")
         if not chats:
             return []
         seen: Counter[Chat] = Counter()
         jobs = []
-        for chat in chats:
-            jobs.append((chat, params.seed + seen[chat]))  # repeats of a prompt must differ
+        told = [Piecewise(listener, params.stop) for listener in listeners]
+        for chat, piecewise in zip_longest(chats, told):
+            # Repeats of a prompt must differ.
+            jobs.append((chat, params.seed + seen[chat], piecewise))
             seen[chat] += 1
+        if told:
+            params = replace(params, stream=True)
         called = time.perf_counter()
         done = self._endpoint.map(lambda job: self._complete(*job, params, called), jobs)
         # Reported here: worker threads do not see this thread's ledger.
@@ -238,7 +259,9 @@ class OpenAIModel:
             report_call(self.name, "generate", used.tokens_in, used.tokens_out, item.latency_s)
         return done
 
-    def _complete(self, chat: Chat, seed: int, params: Sampling, called: float) -> Generation:
+    def _complete(
+        self, chat: Chat, seed: int, told: Piecewise | None, params: Sampling, called: float
+    ) -> Generation:
         cap = "max_completion_tokens" if self._endpoint.hosted_openai else "max_tokens"
         options: dict[str, Any] = {cap: params.max_tokens, "temperature": params.temperature}
         if params.temperature > 0:
@@ -250,15 +273,17 @@ class OpenAIModel:
         create = self._endpoint.client.chat.completions.create
         ask = {"model": self.name, "messages": messages, **options}
         started = time.perf_counter()
+
+        def send() -> _Reply | None:
+            if params.stream:
+                return _streamed(create(**ask, **_STREAM), told)
+            return _whole(create(**ask))
+
         try:
-            reply = self._endpoint.request(
-                lambda: (
-                    _streamed(create(**ask, **_STREAM)) if params.stream else _whole(create(**ask))
-                )
-            )
+            reply = self._endpoint.request(send)
         except _ChatError as error:
             if params.stream and error.status in _NO_STREAM:
-                return self._complete(chat, seed, replace(params, stream=False), called)
+                return self._complete(chat, seed, told, replace(params, stream=False), called)
             seconds = time.perf_counter() - started
             return Generation("", Usage(), seconds, self.name, "error", str(error))
         seconds = time.perf_counter() - started
@@ -273,6 +298,8 @@ class OpenAIModel:
             refused = "the server's content filter stopped the answer"
             return Generation("", usage, seconds, self.name, "error", refused)
         finish: Literal["stop", "length"] = "length" if reply.reason == "length" else "stop"
+        if told:
+            told.end(reply.text.strip())
         first = None if reply.first is None else reply.first - called
         return Generation(
             reply.text.strip(), usage, seconds, self.name, finish, first_token_s=first
@@ -343,11 +370,6 @@ class OpenAIEmbedder:
             raise ModelError(f"{self.name} returned {len(rows)} vectors for {len(texts)} texts")
         tokens = getattr(getattr(reply, "usage", None), "prompt_tokens", None)
         return [row.embedding for row in rows], tokens or sum(map(estimate_tokens, texts))
-
-
-def estimate_tokens(text: str) -> int:
-    """Four UTF-8 bytes a token, at least one."""
-    return max(1, math.ceil(len(text.encode("utf-8", "surrogatepass")) / 4))
 
 
 def _retry_after(headers: Any, otherwise: float) -> float:

@@ -11,19 +11,22 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from domainlm.artifacts import digest
+from domainlm.asking import MAX_CALLS, TOKEN_CAP, Allowance, Bill, Report, Task, ask_all
 from domainlm.errors import ConfigError, ModelError
 from domainlm.fusion import in_turn
-from domainlm.graph.asking import MAX_CALLS, TOKEN_CAP, Allowance, Report, Task, ask_once
 from domainlm.graph.communities import Community, communities_of, extract
+from domainlm.graph.made import Made
 from domainlm.graph.records import content_of
 from domainlm.graph.store import Graph
 from domainlm.models.base import Array, ChatModel
 from domainlm.rag.citations import cite
 from domainlm.rag.graph import shared_graph
+from domainlm.rag.preparing import Prepared
 from domainlm.rag.stages import Resources, Retriever
 from domainlm.rag.trace import degrade
 from domainlm.retrieval import Index
@@ -71,8 +74,13 @@ def tasks(found: Sequence[Community], index: Index) -> list[tuple[Task, list[Chu
         subjects = ", ".join(community.entities[:_NAMED])
         chat = (Message("system", _TASK), Message("user", f"{text}\n\nSubjects: {subjects}"))
         sources = tuple(dict.fromkeys(content_of(c) for c in shown))
-        made.append((Task(digest(text, subjects), sources, chat), shown))
+        key, chats = digest(text, subjects), partial(tuple, (chat,))
+        made.append((Task(key, partial(_summary, shown), chats, sources), shown))
     return made
+
+
+def _summary(shown: Sequence[Chunk], written: Sequence[str]) -> dict[str, str]:
+    return {"text": grounded(written[0], shown)}
 
 
 def summarise(
@@ -91,23 +99,12 @@ def summarise(
     Raises:
         DataError: the graph cannot be written.
     """
-    by, asked = maker(model.name), tasks(found, index)
-    shown = {task.key: chunks for task, chunks in asked}
-    graph.drop(KIND, by, sorted(graph.derived(KIND, by).keys() - shown.keys()))
-    report = ask_once(
-        graph,
-        KIND,
-        by,
-        [task for task, _ in asked],
-        lambda task, text: {"text": grounded(text, shown[task.key])},
-        model,
-        SAMPLING,
-        allowance,
-        progress,
-    )
+    by, asked = maker(model.name), [task for task, _ in tasks(found, index)]
+    graph.drop(KIND, by, sorted(graph.derived(KIND, by).keys() - {t.key for t in asked}))
+    made = Made(graph, KIND, by)
+    report = ask_all(asked, made, lambda: model, SAMPLING, allowance, KIND, progress=progress)
     records = graph.derived(KIND, by)
-    texts = [records[t.key].value["text"] if t.key in records else "" for t, _ in asked]
-    return report, texts
+    return report, [records[t.key].value["text"] if t.key in records else "" for t in asked]
 
 
 def grounded(summary: str, chunks: Sequence[Chunk]) -> str:
@@ -153,11 +150,8 @@ def _why(report: Report, written: Sequence[str], allowance: Allowance) -> str:
     without = sum(not text for text in written)
     if not without:
         return ""
-    reasons = []
-    if report.left:
-        reasons.append(f"the cap left {report.left} ({allowance})")
-    if report.failed:
-        reasons.append(f"the model failed on {report.failed}: {report.error}")
+    missing = report.missing("of them", allowance)
+    reasons = [missing] if missing else []
     unsupported = without - report.left - report.failed
     if unsupported:
         reasons.append(f"their chunks support nothing in {unsupported}")
@@ -175,9 +169,9 @@ def communities(
     """The `among` communities whose summaries are nearest to the question, and of each in turn the
     chunk that is: breadth for questions about the whole corpus (after GraphRAG, 2404.16130).
 
-    `summaries` are `extract`ed without a model or written by the `model`, at the first question,
-    below `max_calls` and `token_cap` for this index together. What the cap or a failing model
-    leaves is extracted, and in the trace.
+    `summaries` are `extract`ed without a model or written by the `model`, before the first
+    question, below `max_calls` and `token_cap` for this index together. What the cap or a failing
+    model leaves is extracted, and in the trace.
     """
     if summaries not in ("extract", "model") or among < 1:
         raise ConfigError(
@@ -187,11 +181,20 @@ def communities(
     index = resources.index
     lock = threading.Lock()
 
-    def retrieve(query: str, k: int, scope: Sequence[str]) -> list[Passage]:
+    def summed_up() -> Overview:
         with lock:
-            seen = overview(
+            return overview(
                 resources, summaries=summaries, max_calls=max_calls, token_cap=token_cap
             )
+
+    def bill() -> Bill:
+        graph = shared_graph(resources)
+        if summaries == "extract" or not graph.makers(KIND):
+            return Bill()
+        return graph.spent(KIND, maker(resources.model().name))
+
+    def retrieve(query: str, k: int, scope: Sequence[str]) -> list[Passage]:
+        seen = summed_up()
         if seen.missing:
             degrade(seen.missing)
         if not seen.communities:
@@ -215,7 +218,7 @@ def communities(
             led += [Hit(hit.id, 0.0) for hit in hits if hit.id not in ids]
         return index.passages(led[:k], resources.documents)
 
-    return retrieve
+    return Prepared(retrieve, summed_up, bill)
 
 
 def by_community(resources: Resources) -> Callable[[Sequence[Passage]], list[list[Passage]]]:

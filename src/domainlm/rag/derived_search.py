@@ -4,27 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from domainlm.artifacts import digest
+from domainlm.asking import Allowance, Bill, Report, Task
 from domainlm.errors import ConfigError
 from domainlm.fusion import convex, rrf
 from domainlm.models.base import Array
-from domainlm.rag.derived import Bill, Quote, Shortfall, Side, Task
-from domainlm.rag.stages import Resources, build_stage
+from domainlm.rag.derived import Side
+from domainlm.rag.stages import Resources
 from domainlm.rag.trace import degrade
-from domainlm.schema import Chunk, Passage, StageSpec
+from domainlm.schema import Chunk, Passage
 from domainlm.stores.base import top
 
 Rows = NDArray[np.intp]
 Lift = Callable[[Array, Array], Array]
 """Query (d,), cosine of every chunk (n,), -inf out of scope -> what derived texts make of it."""
 Method = Literal["convex", "rrf"]
-DERIVING = ("questions", "raptor")
-"""Retrieve stages with derived texts."""
 
 
 @dataclass(frozen=True)
@@ -66,23 +65,6 @@ def leaves_of(resources: Resources) -> Leaves:
     return leaves
 
 
-@runtime_checkable
-class Prepares(Protocol):
-    """A retriever that derives texts before its first search."""
-
-    def quote(self) -> Quote:
-        """What that would take; no model is asked."""
-        ...
-
-    def bill(self) -> Bill:
-        """What it has taken so far."""
-        ...
-
-    def prepare(self) -> None:
-        """Do it now, so that no question is billed for it."""
-        ...
-
-
 class DerivedRetriever:
     """The plain hybrid, moved by derived texts.
 
@@ -101,7 +83,7 @@ class DerivedRetriever:
         weight: float,
         method: Method,
         depth: int,
-        max_calls: int = 0,
+        allowance: Allowance,
     ) -> None:
         """Set up a search.
 
@@ -113,7 +95,7 @@ class DerivedRetriever:
             weight: share of the derived score in the dense one (`convex` only), 0 to 1.
             method: of fusion.
             depth: candidates taken from each ranking.
-            max_calls: most model calls for what is derived.
+            allowance: what may be spent on what is derived.
 
         Raises:
             ConfigError: `weight` or `method` is out of range.
@@ -125,16 +107,9 @@ class DerivedRetriever:
         self._resources, self._side = resources, side
         self._rounds, self._make_lift = rounds, lift
         self._weight, self._method, self._depth = weight, method, depth
-        self._max_calls, self._short = max_calls, Shortfall()
+        self._allowance, self._short = allowance, Report()
         self._lift: Lift | None = None
         self._ready = False
-        self._made: Sequence[Sequence[Task]] = ()
-
-    def quote(self) -> Quote:
-        """What deriving the missing texts would take; no model is asked."""
-        with self._side.lock:
-            tasks = [task for level in self._tasks() for task in level]
-            return self._side.quote(tasks, self._max_calls)
 
     def bill(self) -> Bill:
         """What the derived texts have taken, over all runs."""
@@ -145,20 +120,21 @@ class DerivedRetriever:
         with self._side.lock:
             if self._ready:
                 return
-            rounds = self._tasks()
-            self._side.keep({t.key for tasks in rounds for t in tasks})
+            leaves = leaves_of(self._resources)
+            rounds = self._rounds(leaves)
+            self._side.confine({t.key for tasks in rounds for t in tasks})
             for tasks in rounds:
-                self._short += self._side.write(tasks, self._max_calls)
-            self._lift = self._make_lift(leaves_of(self._resources))
-            self._ready, self._made = True, ()
+                self._short += self._side.write(tasks, self._allowance)
+            self._lift = self._make_lift(leaves)
+            self._ready = True
 
     def __call__(self, query: str, k: int, scope: Sequence[str]) -> list[Passage]:
         """The k best passages; the plain hybrid's if nothing was derived."""
         self.prepare()
         index, leaves = self._resources.index, leaves_of(self._resources)
         unit = "clusters" if self._side.stage == "raptor" else "chunks"
-        note = self._short.note(unit) or ("" if self._lift else "nothing usable was derived")
-        if note:
+        note = self._short.missing(unit, self._allowance)
+        if note := note or ("" if self._lift else "nothing usable was derived"):
             degrade(note)
         deep = max(self._depth, k)
         if self._lift is None:
@@ -182,23 +158,6 @@ class DerivedRetriever:
             raised = ((hit, float(lifted[leaves.row[hit.id]]) - hit.score) for hit in dense)
             hits = convex(text, [(hit.id, hit.score + self._weight * up) for hit, up in raised])
         return index.passages(hits[:k], self._resources.documents)[:k]
-
-    def _tasks(self) -> Sequence[Sequence[Task]]:
-        # Made once for the quote and for the work.
-        self._made = self._made or self._rounds(leaves_of(self._resources))
-        return self._made
-
-
-def spent(stages: Sequence[StageSpec], resources: Resources) -> Bill:
-    """What the derived texts of a pipeline's retrievers have taken; nothing is derived for it."""
-    built = [build_stage("retrieve", s, resources) for s in stages if s.use in DERIVING]
-    bills = [retriever.bill() for retriever in built]
-    return Bill(
-        sum(b.calls for b in bills),
-        sum(b.tokens_in for b in bills),
-        sum(b.tokens_out for b in bills),
-        sum(b.seconds for b in bills),
-    )
 
 
 def document_turns(chunks: Sequence[Chunk]) -> Iterator[int]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from domainlm.rag.preparing import around
 from domainlm.rag.stages import Resources, Retriever, build_stage
 from domainlm.schema import Passage, StageSpec
 
@@ -62,7 +63,7 @@ def named(
             found += [replace(p, score=min(p.score, floor)) for p in rest]
         return found[:k]
 
-    return retrieve
+    return around(retrieve, inner)
 
 
 @dataclass(frozen=True)

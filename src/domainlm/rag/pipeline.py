@@ -17,8 +17,7 @@ from domainlm.fusion import rrf
 from domainlm.models.base import ChatModel, purpose, record_calls
 from domainlm.rag import prompts
 from domainlm.rag.citations import cite
-from domainlm.rag.derived import Quote
-from domainlm.rag.derived_search import Prepares
+from domainlm.rag.preparing import Prepares
 from domainlm.rag.stages import PostProcessor, QueryTransform, Resources, Retriever, build_stage
 from domainlm.rag.trace import Memo, Phase, record_trace, run_stage
 from domainlm.schema import (
@@ -61,31 +60,26 @@ class Retrieval:
             ConfigError: a stage or a setting is unknown.
         """
         self.spec = spec
-        self._resources, self._memo = resources, memo
+        self.resources, self._memo = resources, memo
         self._pre: list[QueryTransform] = [build_stage("pre", s, resources) for s in spec.pre]
         self._retrievers: list[Retriever] = [
             build_stage("retrieve", s, resources) for s in spec.retrieve
         ]
-        built: list[object] = [*self._retrievers]
-        self._deriving: list[Prepares] = [r for r in built if isinstance(r, Prepares)]
         self._full_text: Retriever = build_stage("retrieve", StageSpec("bm25"), resources)
         self._rerank: list[PostProcessor] = [build_stage("post", s, resources) for s in spec.rerank]
         self._post: list[PostProcessor] = [build_stage("post", s, resources) for s in spec.post]
 
     def prepare(self, questions: Sequence[Question]) -> None:
-        """Derive the texts that stages search, so that no question is billed for them, and embed
-        the questions in one batch, so that single lookups hit the cache.
+        """Have made what retrievers need, so that no question is billed for it, and embed the
+        questions in one batch, so that single lookups hit the cache.
         """
-        for stage in self._deriving:
+        for retriever in self._retrievers:
+            # A model that is down shows in each answer's trace.
             with contextlib.suppress(ModelError):
-                stage.prepare()
-        # An embedder that is down shows in each answer's trace.
+                if isinstance(retriever, Prepares):
+                    retriever.prepare()
         with contextlib.suppress(ModelError):
-            self._resources.index.embed_queries([q.text for q in questions])
-
-    def quotes(self) -> list[Quote]:
-        """What the texts that stages still have to derive would take; no model is asked."""
-        return [stage.quote() for stage in self._deriving]
+            self.resources.index.embed_queries([q.text for q in questions])
 
     def __call__(self, question: Question, k: int | None = None) -> list[Passage]:
         """The `k` best passages (default: as many as the prompt takes)."""
@@ -241,6 +235,7 @@ def generate(
                 trace=steps,
                 citations=cite(made.text.strip(), passages[i]),
                 first_token_s=None if made.first_token_s is None else waited + made.first_token_s,
+                certainty=made.certainty,
             )
         )
     return answers

@@ -10,13 +10,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from domainlm.schema import ABSTENTION, Chat, Message, Passage, Question
+from domainlm.schema import ABSTENTION, FORM, Chat, Message, Passage, Question
 
 CLOSED_BOOK = "Answer the question about the domain briefly and exactly."
 WITH_PASSAGES = (
     "Answer the question briefly from the passages, in their own words. "
     f"If they do not contain the answer, reply: {ABSTENTION}"
 )
+_FORMS = {
+    "numeric": "Answer with a number and its unit.",
+    "long_form": "Answer in a few full sentences.",
+}
 _FORGED = re.compile(
     r"((?:^|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029])[ \t\xa0\u2000-\u200f\u202f\u2060\u3000\ufeff]*)"
     r"(?=\[\s*\d+\s*\]|question\s*:)",
@@ -50,4 +54,6 @@ def quoted(text: str) -> str:
 def _ask(question: Question) -> str:
     if question.choices:
         return f"{question.text}\nAnswer with one of: {', '.join(question.choices)}."
-    return question.text
+    # What has no answer is asked as what has one, or the prompt would tell.
+    form = question.metadata.get(FORM, question.task)
+    return f"{question.text}\n{_FORMS[form]}" if form in _FORMS else question.text

@@ -10,12 +10,13 @@ from typing import Literal
 
 import numpy as np
 
-from domainlm.corpus.chunking import estimate_tokens, sentence_spans
+from domainlm.asking import Allowance, Task
+from domainlm.corpus.chunking import sentence_spans
 from domainlm.errors import ConfigError
 from domainlm.models.base import Array
 from domainlm.rag.citations import words
-from domainlm.rag.derived import Side, Task, open_side
-from domainlm.rag.derived_search import DerivedRetriever, Leaves, Lift, Method, document_turns
+from domainlm.rag.derived import MAX_CALLS, TOKEN_CAP, Side, open_side
+from domainlm.rag.derived_search import DerivedRetriever, Leaves, Lift, Method, Rows, document_turns
 from domainlm.rag.pre import written_lines
 from domainlm.rag.rocchio import evidence_spans
 from domainlm.rag.stages import Resources, Retriever
@@ -27,6 +28,8 @@ _LONGEST = 300
 """Characters of a written question that are kept."""
 _SHOWN = 1200
 """Characters of an example's passage that are shown."""
+_BLOCK = 512
+"""Questions whose own passage is looked for at once."""
 _LABEL = re.compile(r"^(?:question|q)\s*\d*\s*[:.]\s*", re.IGNORECASE)
 
 
@@ -36,10 +39,12 @@ def questions(
     n: int = 3,
     writer: Literal["model", "sentences"] = "model",
     shots: int = 3,
+    round_trip: int = 3,
     weight: float = 0.5,
     method: Method = "convex",
     depth: int = 50,
-    max_calls: int = 1000,
+    max_calls: int = MAX_CALLS,
+    token_cap: int = TOKEN_CAP,
     max_tokens: int = 96,
 ) -> Retriever:
     """Search the questions that each chunk answers (doc2query, Nogueira et al., 1904.08375, with
@@ -47,17 +52,21 @@ def questions(
 
     With train questions that name their evidence, `shots` of them set the style and each question
     is a sample of its own (Promptagator, Dai et al., 2209.11755); without, one call lists all. An
-    example is never shown beside a chunk of its own document: the model would repeat it.
+    example is never shown beside a chunk of its own document: the model would repeat it. A question
+    to which its own chunk is not among the `round_trip` nearest says nothing of that chunk and is
+    not searched (Promptagator's consistency filter).
 
     Args:
         resources: with a model, unless `writer` is `sentences`.
         n: most questions per chunk; of sentences, all are kept.
         writer: `model` or `sentences`.
         shots: most examples in the prompt.
+        round_trip: place that a question's own chunk must reach; 0 searches every question.
         weight: share of the derived score in the dense one (`convex` only).
         method: `convex` or `rrf`.
         depth: candidates taken from each ranking.
         max_calls: most model calls, over all runs; chunks beyond them are found as they stand.
+        token_cap: most tokens, read and written, over all runs.
         max_tokens: most tokens of an answer of the model.
 
     Raises:
@@ -65,11 +74,12 @@ def questions(
     """
     if writer not in ("model", "sentences"):
         raise ConfigError(f"stage 'questions': writer is {writer!r}; use model or sentences")
-    if n < 1 or shots < 0 or max_calls < 0 or max_tokens < 1:
+    if n < 1 or max_tokens < 1 or min(shots, round_trip) < 0:
         raise ConfigError(
-            f"stage 'questions': n is {n}, shots {shots}, max_calls {max_calls}, max_tokens "
+            f"stage 'questions': n is {n}, shots {shots}, round_trip {round_trip}, max_tokens "
             f"{max_tokens}; n and max_tokens must be 1 or more, the others 0 or more"
         )
+    allowance = Allowance(max_calls, token_cap)
     if writer == "sentences":
         side = open_side(resources, "sentences", ())
         return DerivedRetriever(
@@ -80,6 +90,7 @@ def questions(
             weight=weight,
             method=method,
             depth=depth,
+            allowance=allowance,
         )
     examples = _shots(resources, 2 * shots)
     side = open_side(
@@ -93,16 +104,16 @@ def questions(
         resources,
         side,
         lambda leaves: [_question_tasks(leaves, n, examples, shots)],
-        lambda leaves: _best_of(leaves, side),
+        lambda leaves: _best_of(leaves, side, round_trip),
         weight=weight,
         method=method,
         depth=depth,
-        max_calls=max_calls,
+        allowance=allowance,
     )
 
 
-def _best_of(leaves: Leaves, side: Side) -> Lift | None:
-    """A chunk's score is that of its best entry."""
+def _best_of(leaves: Leaves, side: Side, round_trip: int = 0) -> Lift | None:
+    """A chunk's score is that of its best entry; see `questions` for `round_trip`."""
     found: list[Array] = []
     rows: list[int] = []
     for row, key in enumerate(leaves.keys):
@@ -112,6 +123,11 @@ def _best_of(leaves: Leaves, side: Side) -> Lift | None:
     if not rows:
         return None
     entries, owner = np.concatenate(found), np.asarray(rows, dtype=np.intp)
+    if round_trip:
+        places = own_places(entries, owner, leaves.vectors)
+        entries, owner = entries[places <= round_trip], owner[places <= round_trip]
+    if not len(owner):
+        return None
 
     def lift(query: Array, own: Array) -> Array:
         best = own.copy()
@@ -120,6 +136,19 @@ def _best_of(leaves: Leaves, side: Side) -> Lift | None:
         return best
 
     return lift
+
+
+def own_places(entries: Array, owner: Rows, vectors: Array) -> Rows:
+    """At which place, from 1, each of the q `entries` (q, d) finds the row of `vectors` (n, d) that
+    `owner` says is its own, by cosine.
+    """
+    places = []
+    for start in range(0, len(entries), _BLOCK):
+        cosines = entries[start : start + _BLOCK] @ vectors.T
+        own = cosines[np.arange(len(cosines)), owner[start : start + _BLOCK]]
+        # Equal chunks share a cosine; rounding must not put one before the other.
+        places.append(1 + (cosines > own[:, None] + 1e-6).sum(1))
+    return np.concatenate(places)
 
 
 def _sentence_tasks(leaves: Leaves) -> list[Task]:
@@ -142,10 +171,7 @@ def _question_tasks(leaves: Leaves, n: int, examples: Sequence[Shot], shots: int
     for row in _distinct(leaves):
         chunk = leaves.chunks[row]
         chats = _chats(chunk, n, [s for s in examples if s[0] != chunk.doc_id][:shots])
-        size = sum(estimate_tokens(m.content) + 8 for chat in chats for m in chat)
-        tasks.append(
-            Task(leaves.keys[row], _reader(chunk, n), partial(tuple, chats), len(chats), size)
-        )
+        tasks.append(Task(leaves.keys[row], _reader(chunk, n), partial(tuple, chats)))
     return tasks
 
 

@@ -11,11 +11,12 @@ from typing import Literal
 import numpy as np
 
 from domainlm.artifacts import digest, dump_json, load_json, write_atomic
-from domainlm.corpus.chunking import estimate_tokens, sentence_spans
+from domainlm.asking import Allowance, Task
+from domainlm.corpus.chunking import sentence_spans
 from domainlm.errors import ConfigError, DataError
 from domainlm.models.base import Array, Embedder
 from domainlm.rag.citations import words
-from domainlm.rag.derived import Side, Task, open_side
+from domainlm.rag.derived import MAX_CALLS, TOKEN_CAP, Side, open_side
 from domainlm.rag.derived_search import DerivedRetriever, Leaves, Lift, Method, Rows
 from domainlm.rag.stages import Resources, Retriever
 from domainlm.schema import Chat, Message, Sampling
@@ -53,7 +54,8 @@ def raptor(
     weight: float = 0.5,
     method: Method = "convex",
     depth: int = 50,
-    max_calls: int = 1000,
+    max_calls: int = MAX_CALLS,
+    token_cap: int = TOKEN_CAP,
     max_tokens: int = 160,
 ) -> Retriever:
     """Search chunks and, level by level, summaries of clusters of them, all at once (RAPTOR's
@@ -77,6 +79,7 @@ def raptor(
         method: `convex` or `rrf`.
         depth: candidates taken from each ranking.
         max_calls: most model calls, over all runs; clusters beyond them stay without summary.
+        token_cap: most tokens, read and written, over all runs.
         max_tokens: most tokens of a summary by the model.
 
     Raises:
@@ -90,8 +93,7 @@ def raptor(
             f"{nodes}, leaves {leaves}, max_tokens {max_tokens}; size must be 2 or more, levels 1 "
             f"to {_MAX_LEVELS}, the others 1 or more"
         )
-    if max_calls < 0:
-        raise ConfigError(f"stage 'raptor': max_calls is {max_calls}; it must be 0 or more")
+    allowance = Allowance(max_calls, token_cap)
     asks = summary == "model"
     # The tree's shape is part of it: two trees that shared a file would take each other's nodes
     # for stale.
@@ -127,7 +129,7 @@ def raptor(
         weight=weight,
         method=method,
         depth=depth,
-        max_calls=max_calls,
+        allowance=allowance,
     )
 
 
@@ -262,12 +264,7 @@ def _task(
         said, source = words(summary), words(" ".join(shown))
         return [summary] if said and len(said & source) >= _GROUNDED * len(said) else []
 
-    size = sum(
-        estimate_tokens(chunk_of[c].indexed_text[:_SHOWN]) if c in chunk_of else side.max_tokens
-        for c in node.children
-    )
-    overhead = estimate_tokens(_TASK) + 16
-    return Task(node.key, read, chats, int(asks), size + overhead if asks else 0)
+    return Task(node.key, read, chats)
 
 
 def _extract(texts: Sequence[str], centre: Array, embedder: Embedder, sentences: int) -> list[str]:

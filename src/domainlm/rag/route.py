@@ -10,6 +10,7 @@ import numpy as np
 from domainlm.corpus.quotes import find_quote
 from domainlm.graph.entities import mentions
 from domainlm.models.base import Array
+from domainlm.rag.preparing import around
 from domainlm.rag.stages import Resources, Retriever, build_stage
 from domainlm.schema import Passage, Question, StageSpec
 
@@ -67,7 +68,7 @@ def route(
     def retrieve(query: str, k: int, scope: Sequence[str]) -> list[Passage]:
         return built[choose(query, scope)](query, k, scope)
 
-    return retrieve
+    return around(retrieve, *built.values(), then=table)
 
 
 def corrective(
@@ -94,7 +95,7 @@ def corrective(
         seen = {p.chunk_id for p in again}
         return [*again, *(p for p in found if p.chunk_id not in seen)][:k]
 
-    return retrieve
+    return around(retrieve, primary, secondary)
 
 
 def _stage(resources: Resources, name: str) -> Retriever:

@@ -129,6 +129,23 @@ def stage_settings(phase: Phase, spec: StageSpec) -> dict[str, Any]:
     return {**defaults, **spec.settings}
 
 
+def asked_by(spec: StageSpec) -> list[StageSpec]:
+    """The retrievers that a retriever asks in the end: those that it is given by name, or itself.
+
+    Raises:
+        ConfigError: as for `build_stage`.
+    """
+    if spec.use not in ("named", "route", "corrective"):
+        return [spec]
+    given = stage_settings("retrieve", spec)
+    if spec.use == "named":
+        inner = [StageSpec(given["retriever"], given["settings"] or {})]
+    else:
+        names = given["strategies"] if spec.use == "route" else (given["first"], given["then"])
+        inner = [StageSpec(name) for name in names]
+    return [leaf for stage in inner for leaf in asked_by(stage)]
+
+
 def factory_of(phase: Phase, use: str) -> Callable[..., Any]:
     """What makes a stage, by its name or as `package.module:factory`.
 

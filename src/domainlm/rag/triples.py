@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from domainlm.asking import MAX_CALLS, TOKEN_CAP, Allowance, Report
 from domainlm.errors import ConfigError, ModelError
 from domainlm.graph import triples as facts
-from domainlm.graph.asking import MAX_CALLS, TOKEN_CAP, Allowance, Report
 from domainlm.graph.records import content_of
 from domainlm.graph.triples import Line
 from domainlm.models.base import Array
@@ -74,8 +74,8 @@ def triples(
         by_id = {c.id: c for c in index.store.get(ids)}
         chunks = [by_id[i] for i in ids if i in by_id]
         report = facts.read(graph, chunks, model, allowance)
-        if report.left:
-            degrade(f"the cap left {report.left} of {len(ids)} chunks unread ({allowance})")
+        if missing := report.missing("chunks", allowance):
+            degrade(missing)
         contents = {c.id: content_of(c) for c in chunks}
         lines = facts.lines_of(graph, by, list(contents.values()))
         told = [(i, line) for i, key in contents.items() for line in lines.get(key, ())]
@@ -90,9 +90,7 @@ def triples(
         except ModelError as error:
             degrade(str(error))
             return index.passages(first[:k], resources.documents)
-        if report.failed:
-            degrade(f"the model failed on {report.failed} chunks: {report.error}")
-        elif first and not told.lines and not report.left:
+        if first and not told.lines and not report.left and not report.failed:
             degrade("the model read no triple in the best chunks")
         if not told.lines:
             return index.passages(first[:k], resources.documents)

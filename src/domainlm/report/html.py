@@ -19,12 +19,13 @@ from markupsafe import Markup
 
 from domainlm.artifacts import write_atomic
 from domainlm.diagnose import MEANING
+from domainlm.evaluation import acceptance
 from domainlm.report import charts, trust, whatif
 from domainlm.report import format as fmt
 from domainlm.report.facts import WAIT_HEAD, facts, turns, waits
 from domainlm.report.markdown import to_markdown
 from domainlm.report.money import HEAD, net_value
-from domainlm.report.questions import JSON, embed, to_json
+from domainlm.report.questions import JSON, Block, embed, to_json
 from domainlm.schema import TASKS, ArmMoney, BreakEven, Contrast, Interval, RunResult
 
 MAX_BYTES = 4_900_000
@@ -42,13 +43,17 @@ RETRIEVAL_METRICS = (
     "evidence_recall",
     "evidence_mrr",
     "evidence_ndcg@10",
+    "groundedness",
+    "citation_precision",
+    "citation_recall",
 )
 COLUMNS = (
     (
         "Primary score",
         "0 to 1",
         "Mean over questions of each task's own metric: token F1 (extractive, multi document), "
-        "accuracy (closed form), ROUGE-L F (summary), abstention (unanswerable). The bar is the "
+        "macro-F1 (closed form), accuracy (numeric), ROUGE-L F (summary, long form), F1 of "
+        "abstaining (unanswerable; 1 or 0 in the mean over tasks). The bar is the "
         "95 % interval, resampled by document.",
     ),
     (
@@ -61,6 +66,13 @@ COLUMNS = (
     ("Token F1", "0 to 1", "Overlap of words with the best reference."),
     ("ROUGE-L F", "0 to 1", "Longest common subsequence with the best reference."),
     ("Similarity", "0 to 1", "Cosine between the embeddings of answer and best reference."),
+    (
+        "Grounded",
+        "0 to 1",
+        "Expected share of the answers' claims that the passages shown support, by the shipped "
+        "scorer; citation precision is the same for the sentences that cite, read against their "
+        "citation alone, and citation recall for all sentences.",
+    ),
     ("p50", "seconds", "Half of the answers took at most this long, retrieval included."),
     ("p95", "seconds", "19 in 20 answers took at most this long."),
     ("Tokens in", "per answer", "Mean tokens that the model read."),
@@ -91,7 +103,7 @@ def to_html(result: RunResult, *, max_bytes: int = MAX_BYTES) -> str:
     is what makes it larger.
     """
     slots = fmt.arm_slots(fmt.arm_names(result))
-    template = _template()
+    template = _environment().get_template("template.html.j2")
     view = _view(result, slots)
     bare = template.render(**view, data=Markup("{}"), kind=JSON, notes=())
     budget = max_bytes - len(bare.encode("utf-8", "replace")) - _RESERVE
@@ -104,18 +116,42 @@ def to_html(result: RunResult, *, max_bytes: int = MAX_BYTES) -> str:
     )
 
 
+def to_content(result: RunResult, *, max_bytes: int) -> tuple[Markup, Block]:
+    """The report without its page, for an application that has the style sheet and the script.
+
+    Returns:
+        HTML of header and main part, and the data of the question browser, which belongs into a
+        `<script type="{kind}" id="run-data">`.
+    """
+    slots = fmt.arm_slots(fmt.arm_names(result))
+    block = embed(result, slots, max_bytes)
+    template = _environment().get_template("content.html.j2")
+    return Markup(template.render(_view(result, slots), notes=block.notes)), block  # noqa: S704
+
+
+def style_and_script() -> tuple[str, str]:
+    """The report's style sheet and script."""
+    return _read("style.css").strip(), "\n".join(_read(name).strip() for name in SCRIPTS)
+
+
 def _read(name: str) -> str:
     return resources.files(__package__).joinpath(name).read_text("utf-8")
 
 
-def _template() -> jinja2.Template:
+def _environment() -> jinja2.Environment:
     env = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_read),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(_read),
     )
+    add_filters(env)
+    return env
+
+
+def add_filters(env: jinja2.Environment) -> None:
+    """Numbers, names and marks as the report writes them."""
     for name in ("number", "count", "usd", "seconds", "memory", "points", "p_value", "words"):
         env.filters[name] = getattr(fmt, name)
     env.filters |= {
@@ -127,15 +163,15 @@ def _template() -> jinja2.Template:
         "pipeline": fmt.pipeline,
         "compact": fmt.compact,
         "detectable": fmt.detectable,
+        "requirement": acceptance.said,
+        "requirement_cell": acceptance.cell,
     }
     env.globals["swatch"] = charts.swatch
-    return env.get_template("template.html.j2")
 
 
 def _view(result: RunResult, slots: dict[str, int]) -> dict[str, Any]:
     moving = whatif.embedded(result, slots)
-    style = _read("style.css").strip()
-    script = "\n".join(_read(name).strip() for name in SCRIPTS)
+    style, script = style_and_script()
     return {
         "r": result,
         "slots": slots,

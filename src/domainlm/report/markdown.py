@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 
+from domainlm.evaluation import acceptance
 from domainlm.report import format as fmt
 from domainlm.report import money
 from domainlm.report.facts import WAIT_HEAD, Waits, waits
-from domainlm.schema import TASKS, Contrast, RunResult
+from domainlm.schema import TASKS, Contrast, Requirement, RunResult
 
 _LISTED = 10
 """Ids listed per step."""
@@ -18,11 +19,16 @@ def to_markdown(result: RunResult) -> str:
         f"Run **{_safe(result.name)}**, {_safe(fmt.moment(result.created_at))}.",
         _bullets(result.verdict.reasons),
         _section("Caveats", _bullets(result.verdict.caveats)),
+        _section("Requirements", _requirements(result)),
         _section("Arms (all tasks, both test sets)", _arms(result)),
         *(_section(f"Waiting times: {w.title.lower()}", _waits(w)) for w in waits(result)),
         *(
             _section(f"Contrasts: {title}", _contrasts(found))
             for title, found in fmt.contrast_groups(result)
+        ),
+        _section(
+            "Diagnostics and seeds",
+            _bullets([*(c.sentence for c in result.controls), *(s.sentence for s in result.seeds)]),
         ),
         _section("Money", _money(result)),
         _section("Net value", _net_value(result)),
@@ -72,6 +78,9 @@ def _arms(result: RunResult) -> str:
         "Token F1",
         "ROUGE-L F",
         "Similarity",
+        "Grounded",
+        "Citation precision",
+        "Citation recall",
         "p50",
         "p95",
         "Tokens in",
@@ -83,7 +92,10 @@ def _arms(result: RunResult) -> str:
     rows = []
     for arm, s in fmt.overall(result).items():
         name = _safe(arm)
-        quality = ("exact_match", "token_f1", "rouge_l_f", "semantic_similarity")
+        quality = (
+            *("exact_match", "token_f1", "rouge_l_f", "semantic_similarity"),
+            *("groundedness", "citation_precision", "citation_recall"),
+        )
         primary = s.metrics.get("primary")
         rows.append(
             [
@@ -102,6 +114,19 @@ def _arms(result: RunResult) -> str:
             ]
         )
     return _table(head, rows)
+
+
+def _requirements(result: RunResult) -> str:
+    head = ["Arm", *(_safe(acceptance.said(r)) for r in _asked_of(result)), "Together"]
+    rows = [
+        [_safe(s.arm), *(_safe(acceptance.cell(r)) for r in s.requirements), s.state]
+        for s in result.standings
+    ]
+    return _table(head, rows)
+
+
+def _asked_of(result: RunResult) -> tuple[Requirement, ...]:
+    return result.standings[0].requirements if result.standings else ()
 
 
 def _waits(found: Waits) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from domainlm.evaluation import roi
+from domainlm.evaluation import acceptance, roi
 from domainlm.evaluation.roi import uncertainty
 from domainlm.evaluation.summary import ALL, TEST
 from domainlm.evaluation.verdict import SIMPLICITY, sentence_of
@@ -27,14 +27,18 @@ def embedded(result: RunResult, slots: Mapping[str, int]) -> dict[str, Any]:
         return {}
     arms, scenario = roi.priced(money)
     summaries = {s.arm: s for s in result.summaries if (s.task, s.split) == (ALL, TEST)}
+    admitted = acceptance.admitted(result.standings) if result.standings else tuple(summaries)
     rows = []
     for arm in sorted(arms, key=lambda a: (_rank(a.name), a.name)):
         head = tail = ""
         if arm.name in summaries:
-            said = sentence_of(summaries[arm.name], summaries, result.contrasts, _GAP)
+            said = sentence_of(
+                summaries[arm.name], summaries, result.contrasts, result.standings, _GAP
+            )
             head, _, tail = said.partition(_GAP)
         slot = slots.get(arm.name, OTHER_SLOT)
-        rows.append(asdict(arm) | {"slot": slot, "head": head, "tail": tail})
+        row = {"slot": slot, "head": head, "tail": tail, "admitted": arm.name in admitted}
+        rows.append(asdict(arm) | row)
     return {
         "scenario": asdict(scenario),
         "arms": rows,

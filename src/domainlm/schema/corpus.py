@@ -1,20 +1,43 @@
 """What is read and searched: documents, chunks, passages; and the questions about them."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
-Task = Literal["extractive", "multi_document", "closed_form", "summary", "unanswerable"]
-TASKS: tuple[Task, ...] = (
+Task = Literal[
     "extractive",
     "multi_document",
     "closed_form",
+    "numeric",
     "summary",
+    "long_form",
     "unanswerable",
-)
+]
+TASKS: tuple[Task, ...] = get_args(Task)
 Split = Literal["", "train", "dev", "test_known", "test_new"]
+
+SetFormat = Literal[
+    "auto",
+    "squad",
+    "beir",
+    "pubmedqa",
+    "tatqa",
+    "financebench",
+    "multihop_rag",
+    "hotpotqa",
+    "2wiki",
+    "musique",
+    "clapnq",
+    "summaries",
+]
+"""How a question file is read: a plain one, or a public set that holds its documents too."""
 
 ABSTENTION = "Not in the documents."
 """The one sentence that counts as a defined abstention, in prompts, training targets and scores."""
+
+
+FORM = "form"
+"""Metadata of a question: the task that it is asked as. An unanswerable one says so, lest its
+prompt give it away."""
 
 
 @dataclass(frozen=True, slots=True)

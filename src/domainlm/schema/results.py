@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from domainlm.schema.answers import Answer, RagSpec, Score, Trial
+from domainlm.schema.answers import Answer, Doubt, RagSpec, Score, Trial
 from domainlm.schema.corpus import Quarantined, Question
 from domainlm.schema.interval import Interval
 from domainlm.schema.models import Adapter
@@ -88,6 +88,47 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Requirement:
+    """One limit of the acceptance criteria, and whether an arm keeps it.
+
+    `unit` is "share", "usd" or "s"; `chance` is how surely the limit is kept; `value` and `chance`
+    are None where nothing was measured or the documents are too few, which `note` says.
+    """
+
+    name: str
+    sense: Literal["at least", "at most"]
+    limit: float
+    unit: Literal["share", "usd", "s"]
+    value: Interval | None
+    chance: float | None
+    state: Literal["meets", "misses", "undecided"]
+    note: str = ""
+
+    @property
+    def looks_met(self) -> bool:
+        """Whether the estimate keeps the limit, however unsure it is."""
+        if self.value is None:
+            return True
+        if self.sense == "at least":
+            return self.value.value >= self.limit
+        return self.value.value <= self.limit
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """An arm against all requirements: it meets them if it meets each, misses if it misses one."""
+
+    arm: str
+    state: Literal["meets", "misses", "undecided"]
+    requirements: tuple[Requirement, ...]
+
+    @property
+    def weakest(self) -> Requirement:
+        """The requirement that is kept least surely."""
+        return min(self.requirements, key=lambda r: 0.5 if r.chance is None else r.chance)
+
+
+@dataclass(frozen=True, slots=True)
 class DataCard:
     """What went in: counts of documents, chunks and questions, and what was left out."""
 
@@ -137,6 +178,35 @@ class Waterfall:
 
 
 @dataclass(frozen=True, slots=True)
+class Control:
+    """A diagnostic arm, outside the family that the verdict chooses from, against `reference` on
+    the test questions that both answered.
+    """
+
+    name: str
+    reference: str
+    what: str
+    n: int
+    quality: Interval
+    contrast: Contrast
+    sentence: str
+    unread: bool = False
+    """A placebo that does as well as its reference: the arm does not answer from passages."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeedSpread:
+    """One arm trained with several seeds on the same rows: mean scores over the same questions."""
+
+    arm: str
+    seeds: tuple[int, ...]
+    means: tuple[float, ...]
+    """The first is that of the arm itself."""
+    sd: float
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunResult:
     """The one versioned result of a run: everything that the report shows."""
 
@@ -167,5 +237,11 @@ class RunResult:
     churn: float | None = None
     """Share of documents that change in a month, estimated from their dates; None without dates."""
     money: Money | None = None
+    standings: tuple[Standing, ...] = ()
+    """Arms against the acceptance criteria; empty where none were set."""
+    controls: tuple[Control, ...] = ()
+    seeds: tuple[SeedSpread, ...] = ()
+    doubts: tuple[Doubt, ...] = ()
+    """When each arm withholds an answer; empty where it never does."""
     latency: tuple[Latency, ...] = ()
     """One at a time, and at the load that was asked for; empty in results of earlier versions."""

@@ -13,7 +13,7 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Literal, TypeVar
@@ -129,13 +129,25 @@ def write_questions(
             )
         if progress:
             progress(min(start + batch, len(drawn)), len(drawn))
-    grounded = len(kept)
-    kept, _ = near_duplicate_filter(kept, [*held_out, *examples])
-    counts["near-duplicate of another question"] += grounded - len(kept)
+    questions = distinct(kept, held_out, examples, counts)
+    counts["kept"] = len(questions)
+    return Synthesis(questions, dict(sorted(counts.items())))
+
+
+def distinct(
+    written: Sequence[Question],
+    held_out: Sequence[Question],
+    examples: Sequence[Question],
+    counts: Counter[str],
+) -> tuple[Question, ...]:
+    """Written questions that repeat neither a held-out or train question nor each other; `counts`
+    learns how many did.
+    """
+    kept, _ = near_duplicate_filter(written, [*held_out, *examples])
+    counts["near-duplicate of another question"] += len(written) - len(kept)
     unique = {re.sub(r"\W+", " ", q.text.lower()).strip(): q for q in kept}
     counts["repeated"] += len(kept) - len(unique)
-    counts["kept"] = len(unique)
-    return Synthesis(tuple(unique.values()), dict(sorted(counts.items())))
+    return tuple(unique.values())
 
 
 def closed_book_rows(
@@ -162,7 +174,7 @@ def closed_book_rows(
             phrasings,
         )
     ]
-    return _draw(rows, limit, seed)
+    return _draw(rows, limit, seed, {q.id: q for q in questions})
 
 
 def raft_rows(
@@ -188,7 +200,7 @@ def raft_rows(
     Post-processing comes last, as at answer time.
     """
     rng = random.Random(seed)
-    ordered = _draw(list(questions), limit, seed)
+    ordered = _draw(list(questions), limit, seed, {q.id: q for q in questions})
     retrieval.prepare(ordered)
     rows: list[TrainingRow] = []
     for n, question in enumerate(ordered, 1):
@@ -328,16 +340,40 @@ def _phrased(row: TrainingRow, question: Question, phrasings: int) -> list[Train
     return [row, *(replace(row, id=f"{row.id}-{n}", completion=t) for n, t in enumerate(others, 2))]
 
 
-def _draw(items: list[T], limit: int, seed: int) -> list[T]:
+def _draw(items: list[T], limit: int, seed: int, questions: Mapping[str, Question]) -> list[T]:
     """People's items before synthetic ones up to `limit`, then shuffled."""
     rng = random.Random(seed)
     human = [x for x in items if x.origin == "human"]
     written = [x for x in items if x.origin != "human"]
     rng.shuffle(human)
     rng.shuffle(written)
+    human = _classes_in_turn(human, questions)
     drawn = (human + written)[:limit] if limit else human + written
     rng.shuffle(drawn)
     return drawn
+
+
+def _classes_in_turn(items: list[T], questions: Mapping[str, Question]) -> list[T]:
+    """The items with the classes of closed-form questions in turn, in the places that they had.
+
+    Where a limit cuts, rare classes are then not rarer still: trained on what people ask, a model
+    answers "yes" to everything, and macro-F1 counts every class alike.
+    """
+    places: dict[tuple[str, ...], list[int]] = {}
+    ahead: Counter[tuple[tuple[str, ...], str]] = Counter()
+    turn: dict[int, int] = {}
+    for i, item in enumerate(items):
+        question = item if isinstance(item, Question) else questions.get(item.question_id)
+        if question and question.task == "closed_form" and question.choices:
+            name = (question.choices, _target(question).lower())
+            places.setdefault(question.choices, []).append(i)
+            turn[i] = ahead[name]
+            ahead[name] += 1
+    ordered = list(items)
+    for slots in places.values():
+        for slot, source in zip(slots, sorted(slots, key=turn.__getitem__), strict=True):
+            ordered[slot] = items[source]
+    return ordered
 
 
 def _spread(chunks: Sequence[Chunk], limit: int, rng: random.Random) -> list[Chunk]:

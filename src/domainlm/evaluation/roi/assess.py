@@ -23,7 +23,9 @@ NOTHING = Arm(NONE, 0.0, 0.0, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to look: ends of uncertain inputs, the factor for undeclared ones, required quality."""
+    """How to look: ends of uncertain inputs, the factor for undeclared ones, required quality, and
+    arms that are no choice since they do not meet other requirements.
+    """
 
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     spread: float = 2.0
@@ -31,6 +33,7 @@ class Settings:
     more_questions: int = 200
     draws: int = uncertainty.DRAWS
     seed: int = 0
+    excluded: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,7 @@ def assess(
     said = list(notes)
     # What is too poor to ship is no choice, however much it would earn.
     poor = {a.name for a in arms if a.name != PEOPLE and a.correct < settings.minimum}
-    choices = [*(a for a in arms if a.name not in poor), NOTHING]
+    choices = [*(a for a in arms if a.name not in poor | settings.excluded), NOTHING]
     valued = s.value_correct is not None
     if not valued:
         said.append(

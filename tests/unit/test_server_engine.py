@@ -1,0 +1,263 @@
+"""The engine: threads share batches, too many are told so, and whoever leaves leaves nothing."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx2 as httpx
+import pytest
+
+from domainlm.errors import ModelError
+from domainlm.experiment import ingest
+from domainlm.models.base import Listener, purpose, record_calls
+from domainlm.models.fake import FakeModel
+from domainlm.models.pieces import Piecewise
+from domainlm.schema import Chat, Generation, Message, Sampling
+from domainlm.server.batching import Asking, Batched, Direct, asking
+from tests.unit.server_site import Running, domain, running
+
+SAMPLING = Sampling(max_tokens=50)
+
+
+def chat(text: str) -> Chat:
+    return (Message("user", text),)
+
+
+class Slow(FakeModel):
+    """Says ten words, one every `pace_s`; a batch takes as long as one chat."""
+
+    def __init__(self, pace_s: float = 0.02) -> None:
+        super().__init__(lambda c: " ".join([c[-1].content.split()[-1]] * 10), "slow")
+        self.pace_s = pace_s
+        self.batches: list[int] = []
+        self.stopped: list[int] = []
+
+    def generate_streamed(
+        self, chats: Sequence[Chat], params: Sampling, listeners: Sequence[Listener]
+    ) -> list[Generation]:
+        self.batches.append(len(chats))
+        made = self.generate(chats, params)
+        words = [g.text.split() for g in made]
+        going = set(range(len(chats)))
+        for n in range(10):
+            if not going:
+                break
+            time.sleep(self.pace_s)
+            for i in sorted(going):
+                if n < len(words[i]) and not listeners[i](("" if not n else " ") + words[i][n]):
+                    going.discard(i)
+                    self.stopped.append(n)
+        return made
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Slow:
+    model = Slow()
+    monkeypatch.setattr("domainlm.server.loaded.load_model", lambda config, place=None: model)
+    return model
+
+
+@pytest.fixture
+def server(tmp_path: Path, slow: Slow) -> Iterator[Running]:
+    limits = {"queue": 8, "batch": 4, "answer_seconds": 5}
+    with running(domain(tmp_path, indexed=False, arms=["base"], serve=limits)) as found:
+        until_ready(found)
+        slow.batches.clear()
+        slow.stopped.clear()
+        yield found
+
+
+def until_ready(server: Running) -> None:
+    with server.client() as client:
+        until = time.monotonic() + 20
+        while client.get("/health/ready").status_code != 200:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+
+
+def quiet(server: Running) -> None:
+    """Waits until nothing is being answered."""
+    with server.client() as client:
+        until = time.monotonic() + 10
+        while "domainlm_questions_in_flight 0.0" not in client.get("/metrics").text:
+            assert time.monotonic() < until, "a question is still in flight"
+            time.sleep(0.02)
+
+
+def ask(server: Running, word: str, **more: object) -> httpx.Response:
+    return httpx.post(f"{server.url}/api/ask", json={"question": word, **more}, timeout=20)
+
+
+def test_threads_share_batches_and_get_their_own_answers(server: Running, slow: Slow) -> None:
+    words = [f"w{n}" for n in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda w: ask(server, w).json()["text"], words))
+    assert made == [" ".join([w] * 10) for w in words]
+    assert sum(slow.batches) == 8 and max(slow.batches) <= 4
+    assert len(slow.batches) <= 4, slow.batches
+
+
+def test_too_many_questions_are_told_to_come_back(server: Running, slow: Slow) -> None:
+    slow.pace_s = 0.1
+    with ThreadPoolExecutor(20) as pool:
+        made = list(pool.map(lambda n: ask(server, f"w{n}"), range(20)))
+    refused = [r for r in made if r.status_code == 429]
+    assert len(refused) == 12 and sum(r.status_code == 200 for r in made) == 8
+    for response in refused:
+        assert int(response.headers["Retry-After"]) >= 1
+        assert response.json()["error"]["code"] == "busy"
+    quiet(server)
+    assert ask(server, "again").status_code == 200
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_whoever_hangs_up_stops_decoding(server: Running, slow: Slow, stream: bool) -> None:
+    slow.pace_s = 0.3
+    host, port = server.url.removeprefix("http://").split(":")
+    body = json.dumps({"question": "gone", "stream": stream}).encode()
+    with socket.create_connection((host, int(port))) as raw:
+        raw.sendall(
+            b"POST /api/ask HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+        )
+        if stream:
+            raw.recv(65536)
+        until = time.monotonic() + 10
+        while not slow.batches and time.monotonic() < until:
+            time.sleep(0.01)
+    quiet(server)
+    assert slow.stopped and slow.stopped[0] < 9
+    assert not server.site.config.asked_log.exists(), "nobody got that answer"
+
+
+def test_a_slow_reader_does_not_hold_the_others_up(server: Running, slow: Slow) -> None:
+    with server.client() as client:
+        with client.stream("POST", "/api/ask", json={"question": "a", "stream": True}) as reader:
+            lines = reader.iter_lines()
+            next(lines)
+            started = time.monotonic()
+            assert ask(server, "b").json()["text"] == " ".join("b" * 10)
+            assert time.monotonic() - started < 3
+            rest = "\n".join(lines)
+    assert "event: answer" in rest
+
+
+def test_an_answer_that_takes_too_long_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Slow(0.3)
+    monkeypatch.setattr("domainlm.server.loaded.load_model", lambda config, place=None: model)
+    config = domain(tmp_path, indexed=False, arms=["base"], serve={"answer_seconds": 0.5})
+    with running(config) as server:
+        until_ready(server)
+        made = ask(server, "late")
+        assert made.status_code == 503 and "answer_seconds=0.5" in made.json()["error"]["message"]
+        quiet(server)
+
+
+def test_closing_ends_what_is_in_flight(server: Running, slow: Slow) -> None:
+    slow.pace_s = 0.3
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(ask, server, "cut")
+        until = time.monotonic() + 5
+        while not slow.batches and time.monotonic() < until:
+            time.sleep(0.01)
+        server.site.close()
+        made = waiting.result()
+    assert made.status_code == 503 and made.json()["error"]["code"] == "closing"
+    refused = ask(server, "late")
+    assert refused.status_code == 503 and refused.headers["Retry-After"]
+
+
+def test_a_model_that_fails_fails_for_everyone_who_waits() -> None:
+    class Broken(FakeModel):
+        def generate_streamed(self, chats, params, listeners):
+            raise ModelError("the model is out of order")
+
+    model = Batched(Broken())
+    with ThreadPoolExecutor(3) as pool:
+        asked = [pool.submit(model.generate, [chat(str(n))], SAMPLING) for n in range(3)]
+        for one in asked:
+            with pytest.raises(ModelError, match="out of order"):
+                one.result(timeout=5)
+    model.close()
+    with pytest.raises(ModelError, match="unloaded"):
+        model.generate([chat("x")], SAMPLING)
+
+
+def test_other_settings_go_into_another_batch() -> None:
+    slow = Slow(0.01)
+    model = Batched(slow, coming=lambda: 1)
+    with ThreadPoolExecutor(4) as pool:
+        asked = [
+            pool.submit(model.generate, [chat(f"w{n}")], Sampling(max_tokens=5 + n % 2))
+            for n in range(4)
+        ]
+        made = [one.result(timeout=5)[0] for one in asked]
+    assert [len(g.text.split()) for g in made] == [5, 6, 5, 6]
+    assert slow.batches == [2, 2]
+    model.close()
+
+
+def test_calls_are_billed_to_the_thread_that_asked() -> None:
+    model = Batched(FakeModel())
+    with record_calls() as calls, purpose("rewrite"):
+        model.generate([chat("one two")], SAMPLING)
+    assert [(c.purpose, c.tokens_in) for c in calls] == [("rewrite", 2)]
+    model.close()
+
+
+@pytest.mark.parametrize("wrap", [Batched, Direct])
+def test_only_the_answer_is_told(wrap: type[Batched] | type[Direct]) -> None:
+    model = wrap(FakeModel())
+    heard: list[str] = []
+    with asking(Asking(heard.append)):
+        with purpose("rewrite"):
+            model.generate([chat("secret draft")], SAMPLING)
+        assert heard == []
+        with purpose("answer"):
+            model.generate([chat("two words")], SAMPLING)
+        assert "".join(heard) == "two words" and len(heard) == 2
+        with purpose("answer"):
+            model.generate([chat("a"), chat("b")], SAMPLING)
+        assert len(heard) == 2, "several chats are drafts"
+    model.close()
+
+
+@pytest.mark.parametrize(
+    ("texts", "stop", "whole"),
+    [
+        ([" ", " Yes", " Yes,", " Yes, it", " Yes, it is. "], (), "Yes, it is."),
+        (["a", "a ST", "a STO", "a STOP b"], ("STOP",), "a"),
+        (["a", "a ST", "a STxy"], ("STOP",), "a STxy"),
+        (["caf\ufffd", "café", "café au"], (), "café au"),
+        (["x y", "x .", "x . z"], (), "x . z"),
+    ],
+)
+def test_pieces_never_take_a_word_back(texts: list[str], stop: tuple[str, ...], whole: str) -> None:
+    heard: list[str] = []
+    told = Piecewise(lambda piece: bool(heard.append(piece)) or True, stop)
+    for text in texts:
+        told.grow(text)
+    told.end(whole)
+    said = "".join(heard)
+    assert "\ufffd" not in said
+    assert said == whole or not whole.startswith(said[:3])
+
+
+def test_what_a_worker_indexes_is_served_without_a_restart(tmp_path: Path) -> None:
+    config = domain(tmp_path)
+    with running(config) as server:
+        until_ready(server)
+        found = server.site.engine.retrieve("boat", 1)
+        assert found[0].doc_id != "boat.md"
+        (config.documents / "boat.md").write_text("# Boat\n\nThe boat costs 4 euros.\n")
+        ingest(config)
+        # The index already knows it; the documents in memory follow by themselves.
+        found = server.site.engine.retrieve("What does the boat cost?", 1)
+        assert found[0].doc_id == "boat.md" and "4 euros" in found[0].text
