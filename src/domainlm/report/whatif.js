@@ -232,7 +232,7 @@
   }
 
   function settings() {
-    const rate = short(100 * now.churn) + " % of the documents change a month";
+    const rate = Number((100 * now.churn).toPrecision(3)) + " % of the documents change a month";
     const right = now.value_correct === null ? "no worth of a right answer set"
       : "a right answer is worth " + said(now.value_correct);
     return "At " + group(now.volume, 0) + " questions a month: " + rate + ", " + right +
