@@ -1,12 +1,14 @@
 """Retrieval quality by method on public sets, with paired differences to the simple hybrid.
 
     python benchmarks/retrieval.py --data DIR --json OUT [--work DIR] [--sets scifact,cranfield]
+                                   [--head FOLDER]
 
 DIR holds the folders of `SETS`; `sets.py` says which forms they have. Prints nDCG@10 and recall@5
 of every method, its paired difference to the first one (the convex hybrid, nothing tuned) with a
 95 % interval, and the method that is best on half of the questions against hybrid RRF on the other
 half. `rocchio` learns from the first half. Last, against hybrid RRF on all questions of a set: the
-convex hybrid with the dense share that is best on the mean of the other sets.
+convex hybrid with the dense share that is best on the mean of the other sets. FOLDER is what
+`train_reranker.py` wrote; its own held-out pairs have chosen how much the reranker counts.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import numpy as np
 
 import sets
 from domainlm import stats
+from domainlm.artifacts import digest_file
 from domainlm.models.base import Embedder, load_embedder
 from domainlm.rag.pipeline import Retrieval
 from domainlm.rag.stages import Resources
@@ -78,6 +81,18 @@ METHODS: dict[str, RagSpec] = {
 }
 SLOW = ("hops", "hybrid, late interaction", "hybrid, MMR")
 """Measured on request: they lose on every set tried, or take half a second a question."""
+
+
+def reranked(head: Path) -> dict[str, RagSpec]:
+    """Hybrids whose candidates the trained head reorders; a head trained anew is a new method."""
+    chosen = json.loads((head / "training.json").read_text("utf-8"))["reciprocal_rank"]
+    weight = max(chosen, key=lambda w: chosen[w])
+    late = StageSpec("late_interaction", {"weight": float(weight), "head": str(head)})
+    name = f"trained late interaction {digest_file(head / 'head.safetensors')[:6]}"
+    return {
+        f"{name}, hybrid {share}": pipeline(StageSpec("hybrid", {"weight": share}), rerank=(late,))
+        for share in (0.5, 0.7)
+    }
 
 
 def ndcg(ranked: Sequence[str], gold: dict[str, float], k: int = 10) -> float:
@@ -151,6 +166,7 @@ def measure(
             [a.id for a in drawn],
             # What a learning method finds depends on the questions that it learns from.
             *([[a.id for a in parts["dev"]]] if method == "rocchio" else []),
+            *([method] if "trained" in method else []),
         )
         scores = {i: row[0] for i, row in per_question.items()}
         recalls = [row[1] for row in per_question.values()]
@@ -249,10 +265,13 @@ def main() -> None:
     parser.add_argument("--sets", default=",".join(SETS))
     quick = [m for m in METHODS if m not in SLOW]
     parser.add_argument("--methods", default=";".join(quick), help="separated by ;")
+    parser.add_argument("--head", type=Path, help="a trained late-interaction head to measure")
     args = parser.parse_args()
     embedder = load_embedder("embedded")
+    own = reranked(args.head) if args.head else {}
+    METHODS.update(own)
     print(f"{'set':16}{'method':26}{'nDCG@10':>8}{'rec@5':>8}   gain over the first")
-    methods = args.methods.split(";")
+    methods = [*args.methods.split(";"), *own]
     result, by_set = dict[str, Any](), dict[str, Measured]()
     for name in args.sets.split(","):
         if (args.data / name).is_dir():
