@@ -44,6 +44,7 @@ _PHRASE = re.compile(
     r"\b(?:was|were|is|are|by|to|because of|due to|owing to)\s(?=([a-z][^.,;:()\n]*))"
 )
 _CODE = _PATTERNS[2][1]
+_FIGURE = re.compile(r"\d+(?:[.,:]\d+)*")
 # A line of a PDF ends where the page does, not where the sentence does.
 _WRAP = re.compile(r"(?<=[^\n]{60})(?<![.:;!?])\n(?=\S)")
 _STOP = frozenset("a an the and or of in on at for to with from by new report".split())
@@ -160,13 +161,16 @@ def question_about(
 
 
 def gaps(facts: Sequence[Fact]) -> tuple[Question, ...]:
-    """Each fact's own sentence with a gap; no arm but `tuned` learns from it."""
-    return tuple(
-        question_about(
-            fact, f"gap-{n:05d}", f"{fact.subject}: {fact.shown('', GAP, '')}", {"form": "gap"}
-        )
-        for n, fact in enumerate(facts)
-    )
+    """Each fact's own sentence with a gap; no arm but `tuned` learns from it. A row of a table may
+    say a figure twice: it is a gap wherever it stands.
+    """
+    made = []
+    for n, fact in enumerate(facts):
+        text = f"{fact.subject}: {fact.shown('', GAP, '')}"
+        for figure in _FIGURE.findall(fact.answer):
+            text = re.sub(rf"(?<![\w.,]){re.escape(figure)}(?!\w)", GAP, text)
+        made.append(question_about(fact, f"gap-{n:05d}", text, {"form": "gap"}))
+    return tuple(made)
 
 
 def examples_of(
