@@ -184,7 +184,7 @@ def transfer(compared: Compared) -> list[Transferred]:
 
 
 def most_asked(compared: Compared, limit: int) -> list[Fact]:
-    """The `limit` facts most like one that people asked for; without examples, some of all parts."""
+    """The `limit` facts most like one that people asked for; without examples, some of all."""
     if not compared.examples:
         step = max(1, len(compared.facts) // max(1, limit))
         return list(compared.facts[::step][:limit])
