@@ -51,6 +51,11 @@ def test_a_sentence_goes_on_after_a_wrapped_line() -> None:
     assert "a blocked grease line" in {f.answer for f in facts_of([document(text=long)])}
 
 
+def test_headings_state_nothing() -> None:
+    text = "WEIRS AND THEIR NEIGHBOURS\n\nWhat happened in three sentences\n\nOiler EUR 55.00 extra"
+    assert {f.answer for f in facts_of([document(text=text)])} == {"EUR 55.00"}
+
+
 def test_the_subject_has_the_number_that_the_title_lacks() -> None:
     (fact, *_) = facts_of([document()])
     assert fact.subject == "Agreement on Alder Mill (AG-12; 2 January 2020)"

@@ -88,7 +88,7 @@ def _stated(document: Document) -> list[Fact]:
     found: dict[tuple[str, int], Fact] = {}
     for low, high in sentence_spans(text):
         sentence = " ".join(text[low:high].split())
-        if not _WORDS[0] <= len(sentence.split()) <= _WORDS[1]:
+        if not _WORDS[0] <= len(sentence.split()) <= _WORDS[1] or _heading(sentence):
             continue
         for start, end, kind in answer_spans(sentence):
             # The subject stands in every question: it cannot be what is asked for.
@@ -96,6 +96,11 @@ def _stated(document: Document) -> list[Fact]:
                 fact = Fact(document.id, subject, sentence, start, end, kind)
                 found.setdefault((sentence, start), fact)
     return list(found.values())
+
+
+def _heading(line: str) -> bool:
+    """Whether a line is in capitals, or neither ends like a sentence nor holds what a table does."""
+    return line.isupper() or not re.search(r"[.!?;:|]|\d", line)
 
 
 def subject_of(document: Document) -> str:
