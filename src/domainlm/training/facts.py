@@ -99,7 +99,7 @@ def _stated(document: Document) -> list[Fact]:
 
 
 def _heading(line: str) -> bool:
-    """Whether a line is in capitals, or neither ends like a sentence nor holds what a table does."""
+    """Whether a line is in capitals, or neither ends like a sentence nor looks like a table."""
     return line.isupper() or not re.search(r"[.!?;:|]|\d", line)
 
 
