@@ -78,6 +78,7 @@ TORCH_ROOMS = {
     "training/checks.py",
     "training/grpo.py",
     "training/loop.py",
+    "training/lora.py",
     "training/optimizer.py",
     "training/preference.py",
     "training/retriever.py",

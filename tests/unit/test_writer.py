@@ -51,6 +51,11 @@ def test_a_sentence_goes_on_after_a_wrapped_line() -> None:
     assert "a blocked grease line" in {f.answer for f in facts_of([document(text=long)])}
 
 
+def test_headings_state_nothing() -> None:
+    text = "WEIRS AND THEIR NEIGHBOURS\n\nWhat happened in three sentences\n\nOiler EUR 55.00 extra"
+    assert {f.answer for f in facts_of([document(text=text)])} == {"EUR 55.00"}
+
+
 def test_the_subject_has_the_number_that_the_title_lacks() -> None:
     (fact, *_) = facts_of([document()])
     assert fact.subject == "Agreement on Alder Mill (AG-12; 2 January 2020)"
@@ -127,6 +132,7 @@ def test_a_question_without_a_name_or_for_a_document_without_one_is_not_asked() 
     assert (own.name, own.codes, own.date) == ("Alder Mill", {"AG": "AG-12"}, "2 January 2020")
     assert renamed("What was said on 2 January 2020?", own, other) == "What was said on 9 May 2021?"
     assert renamed("Who may stay longest?", own, other) == ""
+    assert renamed("Is Alder Mill older than 500 years?", own, other) == "", "a foreign figure"
     plain = marks_of(document("c", "A text without any mark.", "Notes"))
     assert renamed("How long is the notice period of AG-12?", own, plain) == ""
 
@@ -176,7 +182,14 @@ def test_every_fact_is_a_gap_that_hides_its_answer() -> None:
     assert [q.references for q in made] == [(f.answer,) for f in facts]
     rows = closed_book_rows(made, 0, 0)
     assert all(GAP in r.prompt[1].content and r.origin == "synthetic" for r in rows)
-    assert all(q.text.count(GAP) == 1 and q.metadata == {"form": "gap"} for q in made)
+    assert all(q.metadata == {"form": "gap"} for q in made)
+    assert not any(q.references[0] in q.text for q in made)
+
+
+def test_a_figure_that_stands_twice_is_twice_a_gap() -> None:
+    row = "Part: B-7; Price in EUR: 86.60; Label text: gasket for Alder Mill, EUR 86.60 each."
+    (made,) = [q for q in gaps(facts_of([document(text=row)])) if q.references == ("EUR 86.60",)]
+    assert "86.60" not in made.text and made.text.count(GAP) == 2
 
 
 def test_a_killed_writer_goes_on(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ _PHRASE = re.compile(
     r"\b(?:was|were|is|are|by|to|because of|due to|owing to)\s(?=([a-z][^.,;:()\n]*))"
 )
 _CODE = _PATTERNS[2][1]
+_FIGURE = re.compile(r"\d+(?:[.,:]\d+)*")
 # A line of a PDF ends where the page does, not where the sentence does.
 _WRAP = re.compile(r"(?<=[^\n]{60})(?<![.:;!?])\n(?=\S)")
 _STOP = frozenset("a an the and or of in on at for to with from by new report".split())
@@ -87,7 +88,7 @@ def _stated(document: Document) -> list[Fact]:
     found: dict[tuple[str, int], Fact] = {}
     for low, high in sentence_spans(text):
         sentence = " ".join(text[low:high].split())
-        if not _WORDS[0] <= len(sentence.split()) <= _WORDS[1]:
+        if not _WORDS[0] <= len(sentence.split()) <= _WORDS[1] or _heading(sentence):
             continue
         for start, end, kind in answer_spans(sentence):
             # The subject stands in every question: it cannot be what is asked for.
@@ -95,6 +96,11 @@ def _stated(document: Document) -> list[Fact]:
                 fact = Fact(document.id, subject, sentence, start, end, kind)
                 found.setdefault((sentence, start), fact)
     return list(found.values())
+
+
+def _heading(line: str) -> bool:
+    """Whether a line is in capitals, or neither ends like a sentence nor looks like a table."""
+    return line.isupper() or not re.search(r"[.!?;:|]|\d", line)
 
 
 def subject_of(document: Document) -> str:
@@ -160,13 +166,16 @@ def question_about(
 
 
 def gaps(facts: Sequence[Fact]) -> tuple[Question, ...]:
-    """Each fact's own sentence with a gap; no arm but `tuned` learns from it."""
-    return tuple(
-        question_about(
-            fact, f"gap-{n:05d}", f"{fact.subject}: {fact.shown('', GAP, '')}", {"form": "gap"}
-        )
-        for n, fact in enumerate(facts)
-    )
+    """Each fact's own sentence with a gap; no arm but `tuned` learns from it. A row of a table may
+    say a figure twice: it is a gap wherever it stands.
+    """
+    made = []
+    for n, fact in enumerate(facts):
+        text = f"{fact.subject}: {fact.shown('', GAP, '')}"
+        for figure in _FIGURE.findall(fact.answer):
+            text = re.sub(rf"(?<![\w.,]){re.escape(figure)}(?!\w)", GAP, text)
+        made.append(question_about(fact, f"gap-{n:05d}", text, {"form": "gap"}))
+    return tuple(made)
 
 
 def examples_of(

@@ -28,16 +28,20 @@ _SHARED = 2
 """Sentences in common from which two documents are of one kind."""
 _MOST_PAIRED = 50
 """A sentence that more documents share is no longer paired off: chains of others join them."""
+_FIGURE = re.compile(r"\w*\d\w*")
 _CODE = re.compile(r"\b([A-Z]{1,4})-\d[\w-]*")
 
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """What a question may call a document: its name, its numbers by their letters, its date."""
+    """What a question may call a document: its name, its numbers by their letters, its date; and
+    all figures that its text holds.
+    """
 
     name: str
     codes: Mapping[str, str]
     date: str
+    figures: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +73,13 @@ def marks_of(document: Document) -> Marks:
     name = max(names, key=lambda n: (len(n.split()), said[n], n), default="")
     codes = {m[1]: m[0] for m in reversed(list(_CODE.finditer(subject)))}
     dates = [subject[m.start : m.end] for m in mentions(subject) if m.kind == "date"]
-    return Marks(name, codes, dates[0] if dates else "")
+    figures = frozenset(_FIGURE.findall(f"{subject} {text}"))
+    return Marks(name, codes, dates[0] if dates else "", figures)
 
 
 def renamed(text: str, own: Marks, other: Marks) -> str:
-    """A question about one document asked of another; "" where it does not name its document, or
-    the other has no such name.
+    """A question about one document asked of another; "" where it does not name its document, the
+    other has no such name, or a figure is left that the other does not know.
     """
     pairs = [(own.codes[letters], other.codes.get(letters, "")) for letters in own.codes]
     pairs += [(own.name, other.name), (own.date, other.date)]
@@ -86,7 +91,8 @@ def renamed(text: str, own: Marks, other: Marks) -> str:
         if not theirs:
             return ""
         made = re.sub(pattern, theirs.replace("\\", r"\\"), made, flags=re.IGNORECASE)
-    return made if made != text else ""
+    known = made != text and other.figures.issuperset(_FIGURE.findall(made))
+    return made if known else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,9 +184,10 @@ def transfer(compared: Compared) -> list[Transferred]:
 
 
 def most_asked(compared: Compared, limit: int) -> list[Fact]:
-    """The `limit` facts most like one that people asked for; the first ones without examples."""
+    """The `limit` facts most like one that people asked for; without examples, some of all."""
     if not compared.examples:
-        return list(compared.facts[:limit])
+        step = max(1, len(compared.facts) // max(1, limit))
+        return list(compared.facts[::step][:limit])
     nearest = compared.alike.max(axis=1)
     best = sorted(range(len(nearest)), key=lambda n: (-nearest[n], n))[:limit]
     return [compared.facts[n] for n in sorted(best)]
