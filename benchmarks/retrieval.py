@@ -1,11 +1,14 @@
 """Retrieval quality by method on public sets, with paired differences to the simple hybrid.
 
     python benchmarks/retrieval.py --data DIR --json OUT [--work DIR] [--sets scifact,cranfield]
+                                   [--head FOLDER]
 
 DIR holds the folders of `SETS`; `sets.py` says which forms they have. Prints nDCG@10 and recall@5
 of every method, its paired difference to the first one (the convex hybrid, nothing tuned) with a
 95 % interval, and the method that is best on half of the questions against hybrid RRF on the other
-half. `rocchio` learns from the first half.
+half. `rocchio` learns from the first half. Last, against hybrid RRF on all questions of a set: the
+convex hybrid with the dense share that is best on the mean of the other sets. FOLDER is what
+`train_reranker.py` wrote; its own held-out pairs have chosen how much the reranker counts.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ import numpy as np
 
 import sets
 from domainlm import stats
+from domainlm.artifacts import digest_file
 from domainlm.models.base import Embedder, load_embedder
 from domainlm.rag.pipeline import Retrieval
 from domainlm.rag.stages import Resources
@@ -44,6 +48,8 @@ SETS = (
 MOST = 800
 """Questions of one set, drawn by their ids."""
 RRF = "hybrid, RRF"
+SHARES = ("hybrid .3", "hybrid, convex", "hybrid .7")
+"""Convex hybrids that differ in their dense share alone."""
 DEEP = 30
 LABELLED = 600
 """Characters of a labelled document that count as evidence."""
@@ -77,6 +83,18 @@ SLOW = ("hops", "hybrid, late interaction", "hybrid, MMR")
 """Measured on request: they lose on every set tried, or take half a second a question."""
 
 
+def reranked(head: Path) -> dict[str, RagSpec]:
+    """Hybrids whose candidates the trained head reorders; a head trained anew is a new method."""
+    chosen = json.loads((head / "training.json").read_text("utf-8"))["reciprocal_rank"]
+    weight = max(chosen, key=lambda w: chosen[w])
+    late = StageSpec("late_interaction", {"weight": float(weight), "head": str(head)})
+    name = f"trained late interaction {digest_file(head / 'head.safetensors')[:6]}"
+    return {
+        f"{name}, hybrid {share}": pipeline(StageSpec("hybrid", {"weight": share}), rerank=(late,))
+        for share in (0.5, 0.7)
+    }
+
+
 def ndcg(ranked: Sequence[str], gold: dict[str, float], k: int = 10) -> float:
     """Normalised discounted cumulative gain with linear gains, as trec_eval computes it."""
     gain = sum(gold.get(d, 0.0) / math.log2(n + 2) for n, d in enumerate(ranked[:k]))
@@ -102,9 +120,21 @@ def examples(asked: Sequence[sets.Asked], documents: Mapping[str, Document]) -> 
     ]
 
 
+@dataclass(frozen=True)
+class Measured:
+    """nDCG@10 by method and question, and what each question is about, in the same order."""
+
+    values: dict[str, dict[str, float]]
+    groups: list[str]
+
+    def mean(self, method: str) -> float:
+        """Over all questions."""
+        return float(np.mean(list(self.values[method].values())))
+
+
 def measure(
     name: str, folder: Path, work: Path, embedder: Embedder, methods: Sequence[str]
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Measured]:
     """Every method on one set, and the best of the dev half against RRF on the other half."""
     data = sets.load(folder)
     by_id = {d.id: d for d in data.documents}
@@ -136,6 +166,7 @@ def measure(
             [a.id for a in drawn],
             # What a learning method finds depends on the questions that it learns from.
             *([[a.id for a in parts["dev"]]] if method == "rocchio" else []),
+            *([method] if "trained" in method else []),
         )
         scores = {i: row[0] for i, row in per_question.items()}
         recalls = [row[1] for row in per_question.values()]
@@ -156,7 +187,7 @@ def measure(
     if RRF in values:
         found["held out"] = held_out(values, parts)
         print(f"{name:16}{found['held out']['text']}", flush=True)
-    return found
+    return found, Measured(values, groups)
 
 
 def measured(
@@ -210,6 +241,21 @@ def held_out(
     }
 
 
+def chosen_elsewhere(measured: Mapping[str, Measured]) -> dict[str, Any]:
+    """For each set, the share that is best on the mean of the others, against RRF."""
+    found = {}
+    for name, own in measured.items():
+        others = [m for other, m in measured.items() if other != name]
+        best = max(SHARES, key=lambda s: sum(m.mean(s) for m in others))
+        gain = difference(own.values[best], own.values[RRF], own.groups)
+        found[name] = {"best": best, "ndcg@10": round(own.mean(best), 4), "gain": gain}
+        print(
+            f"{name:16}chosen on the other sets: {best}, {own.mean(best):.3f} against RRF's "
+            f"{own.mean(RRF):.3f}: {gain[0]:+.3f} [{gain[1]:+.3f}, {gain[2]:+.3f}]"
+        )
+    return found
+
+
 def main() -> None:
     """Measure, print, and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -219,14 +265,20 @@ def main() -> None:
     parser.add_argument("--sets", default=",".join(SETS))
     quick = [m for m in METHODS if m not in SLOW]
     parser.add_argument("--methods", default=";".join(quick), help="separated by ;")
+    parser.add_argument("--head", type=Path, help="a trained late-interaction head to measure")
     args = parser.parse_args()
     embedder = load_embedder("embedded")
+    own = reranked(args.head) if args.head else {}
+    METHODS.update(own)
     print(f"{'set':16}{'method':26}{'nDCG@10':>8}{'rec@5':>8}   gain over the first")
-    result = {
-        name: measure(name, args.data / name, args.work, embedder, args.methods.split(";"))
-        for name in args.sets.split(",")
-        if (args.data / name).is_dir()
-    }
+    methods = [*args.methods.split(";"), *own]
+    result, by_set = dict[str, Any](), dict[str, Measured]()
+    for name in args.sets.split(","):
+        if (args.data / name).is_dir():
+            folder = args.data / name
+            result[name], by_set[name] = measure(name, folder, args.work, embedder, methods)
+    if len(by_set) > 1 and {RRF, *SHARES} <= set(methods):
+        result["chosen elsewhere"] = chosen_elsewhere(by_set)
     args.json.write_text(json.dumps(result, indent=2), "utf-8")
 
 

@@ -1,4 +1,4 @@
-"""What else a person does with a domain: its graph, a search, lost answers, prices, feedback."""
+"""What else a person does with a domain: a search, lost answers, other prices."""
 
 from __future__ import annotations
 

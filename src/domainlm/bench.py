@@ -26,12 +26,14 @@ from domainlm.schema import (
     Question,
     QuestionSet,
     RagSpec,
+    RewardRow,
     Sampling,
     Setup,
     TrainingRow,
 )
 from domainlm.training.data import Synthesis, closed_book_rows, raft_rows, replay_rows
 from domainlm.training.refine import refine_rows
+from domainlm.training.rewards import reward_rows
 
 ADAPTER_OF: dict[ArmName, str] = {"tuned": "tuned", "tuned+rag": "tuned", "raft": "raft"}
 """Which adapter each arm that needs one is served with."""
@@ -132,6 +134,7 @@ class Bench:
                 epochs=epochs,
                 dev=dev,
                 documents=tuple(self._documents.values()),
+                rewarded=self._rewarded(name),
                 seed=self._config.seed if seed is None else seed,
                 progress=self._progress.update,
             )
@@ -170,6 +173,15 @@ class Bench:
             seed=seed,
             progress=self._progress.update,
         )
+
+    def _rewarded(self, name: str) -> tuple[RewardRow, ...]:
+        """Train questions on which GRPO goes on, prompted as the arm will be."""
+        limit = self._config.training.reward.questions
+        if not limit:
+            return ()
+        retrieval = self._retrieval() if name == "raft" else None
+        rows = reward_rows(self._questions.train, retrieval, limit=limit, seed=self._config.seed)
+        return registry_of(self._config).exclusions().keep(rows)
 
     def _refining(self, name: str) -> list[TrainingRow]:
         """Rows that teach to complete a sentence from intact, damaged or irrelevant text."""
@@ -251,12 +263,6 @@ class Bench:
         own = ADAPTER_OF.get(name, "")
         place = self._folder.path / adapter.path if adapter else self._adapter_path(own)
         return load_model(self._config, place)
-
-    def deployed(self) -> Retrieval:
-        """The pipeline as users meet it."""
-        retrieval = Retrieval(self._spec, self._resources)
-        retrieval.prepare(self.asked)
-        return retrieval
 
     def keep(self, arm: Arm, asked: Sequence[Question], key: str) -> list[Answer]:
         """Answers of an arm of one's own making, kept batch by batch under `key`."""

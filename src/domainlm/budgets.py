@@ -21,11 +21,11 @@ BUDGETS: dict[Budget, dict[str, Any]] = {
         "training": {
             "batch_size": 8,
             "tuned_rows": 20_000,
-            "tuned_epochs": 5,
+            "tuned_epochs": 8,
             "raft_rows": 400,
             "raft_epochs": 1,
         },
-        "synthesis": {"passages": 0, "facts": 800},
+        "synthesis": {"passages": 0, "facts": 300},
         "evaluation": {"max_questions": 100, "dev_questions": 60, "probes": 12},
     },
     "full": {
@@ -37,7 +37,7 @@ BUDGETS: dict[Budget, dict[str, Any]] = {
             "raft_epochs": 1,
             "seeds": 3,
         },
-        "synthesis": {"passages": 2_000, "facts": 5_000},
+        "synthesis": {"passages": 2_000, "facts": 2_000},
         "evaluation": {"max_questions": 100_000, "dev_questions": 500, "probes": 80},
     },
 }

@@ -19,7 +19,7 @@ from domainlm.acceptance import AcceptanceConfig
 from domainlm.budgets import BUDGETS, Budget
 from domainlm.errors import ConfigError
 from domainlm.schema import RagSpec, SetFormat, StageSpec
-from domainlm.sections import DecodingConfig, Section, ServeConfig, SplitConfig
+from domainlm.sections import DecodingConfig, ImproveConfig, Section, ServeConfig, SplitConfig
 
 ArmName = Literal["base", "rag", "tuned", "tuned+rag", "raft"]
 ARMS: tuple[ArmName, ...] = ("base", "rag", "tuned", "tuned+rag", "raft")
@@ -75,15 +75,15 @@ class RagConfig(Section):
 
 
 class SynthesisConfig(Section):
-    """Question writing: by the model as it is about passages, and by a writer that is tuned on the
-    train questions first about facts.
+    """Question writing: by the model as it is about passages; and about facts, by asking train
+    questions again of other documents, by gaps, and by a writer tuned on the train questions.
     """
 
     passages: int = Field(0, ge=0)
     questions_per_passage: int = Field(2, ge=1, le=8)
     min_groundedness: float = Field(0.8, ge=0, le=1)
     facts: int = Field(0, ge=0)
-    questions_per_fact: int = Field(2, ge=1, le=8)
+    questions_per_fact: int = Field(0, ge=0, le=8)
 
 
 class PreferenceConfig(Section):
@@ -98,8 +98,11 @@ class PreferenceConfig(Section):
 
 
 class RewardConfig(Section):
-    """GRPO: answers drawn per question, and how much each verifiable reward counts."""
+    """GRPO after supervised tuning, on so many train `questions`: answers drawn for each, and how
+    much each verifiable reward counts.
+    """
 
+    questions: int = Field(0, ge=0)
     generations: int = Field(8, ge=2, le=64)
     max_tokens: int = Field(64, ge=1, le=1024)
     temperature: float = Field(1.0, gt=0, le=2)
@@ -194,24 +197,6 @@ class EvaluationConfig(Section):
 Usd = Annotated[float, Field(ge=0, lt=1e12)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Amount = Annotated[float, Field(ge=0, lt=1e9)]
-
-
-class ImproveConfig(Section):
-    """The gate between a newly trained model and the one in use.
-
-    `alpha` is the chance that any of `rounds` models without gain passes, `margin` the loss of
-    general skill, abstention or format that may remain possible, `overhead` the same for latency
-    and cost (as a share), `replay` the share of general rows in training. Fewer than `min_pairs`
-    preferences, or `min_thumbs` of either kind, do not train.
-    """
-
-    alpha: float = Field(0.05, gt=0, lt=0.5)
-    rounds: int = Field(6, ge=1, le=1000)
-    margin: float = Field(0.1, gt=0, lt=1)
-    overhead: float = Field(0.2, gt=0, le=10)
-    replay: float = Field(0.08, ge=0, le=0.5)
-    min_pairs: int = Field(8, ge=1)
-    min_thumbs: int = Field(4, ge=1)
 
 
 class CostConfig(Section):

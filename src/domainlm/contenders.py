@@ -26,8 +26,9 @@ from domainlm.schema import (
     StageSpec,
     Trial,
 )
-from domainlm.training.data import Synthesis, write_questions
-from domainlm.training.facts import Fact, examples_of, facts_of, most_asked
+from domainlm.training.data import Synthesis, distinct, write_questions
+from domainlm.training.facts import Fact, examples_of, facts_of, gaps
+from domainlm.training.transfer import compare, most_asked, transfer, transferred_questions
 from domainlm.training.writer import EPOCHS, write_about, writer_rows
 
 CANDIDATES: tuple[tuple[str, tuple[StageSpec, ...]], ...] = (
@@ -194,8 +195,7 @@ def synthesise(
     progress: Progress,
 ) -> Synthesis:
     """Have questions about train documents written, if any arm trains: by the base model about
-    passages, and by a writer tuned on the train questions about facts. What is written is kept in
-    `folder`, batch by batch.
+    passages, and as `ask_about_facts` does. What is written is kept in `folder`, batch by batch.
     """
     wanted = config.training.synthesis
     made = Synthesis((), {})
@@ -218,24 +218,52 @@ def synthesise(
             drafts=Log(drafts / f"{key}.jsonl", list[str]),
             progress=progress.update,
         )
-    examples = examples_of(questions.train, documents) if wanted.facts else []
-    # Without examples there is nothing that a writer could learn from.
-    if examples:
-        stated = facts_of([d for d in documents.values() if d.id in train_documents])
-        facts = most_asked(stated, [fact for _, fact in examples], embedder, wanted.facts)
-        about = write_about(
-            facts,
+    if wanted.facts:
+        about = ask_about_facts(config, documents, questions, embedder, folder, key, progress)
+        counts = Counter(made.counts) + Counter(about.counts)
+        made = Synthesis((*made.questions, *about.questions), dict(counts))
+    return made
+
+
+def ask_about_facts(
+    config: Config,
+    documents: dict[str, Document],
+    questions: QuestionSet,
+    embedder: Embedder,
+    folder: RunDir,
+    key: str,
+    progress: Progress,
+) -> Synthesis:
+    """Facts of train documents in several wordings: train questions asked again of other documents,
+    what a tuned writer asks, and sentences with a gap.
+    """
+    wanted = config.training.synthesis
+    held_out = (*questions.dev, *questions.test)
+    train_documents = set(questions.train_doc_ids)
+    facts = facts_of([d for d in documents.values() if d.id in train_documents])
+    examples = examples_of(questions.train, documents)
+    compared = compare(facts, examples, documents, embedder)
+    found = transfer(compared)
+    counts: Counter[str] = Counter({"asked again of other documents": len(found)})
+    made = list(distinct(transferred_questions(found), held_out, questions.train, counts))
+    # What people are known to ask comes first; where room is left, what is most like it.
+    asked = dict.fromkeys(t.fact for t in found)
+    chosen = list(dict.fromkeys((*asked, *most_asked(compared, wanted.facts))))[: wanted.facts]
+    if wanted.questions_per_fact and examples:
+        written = write_about(
+            chosen,
             questions.train,
             held_out,
             question_writer(config, examples, folder, progress),
             samples=wanted.questions_per_fact,
             seed=config.seed,
-            drafts=Log(drafts / f"{key}-facts.jsonl", list[str]),
+            drafts=Log(folder.path / "drafts" / f"{key}-facts.jsonl", list[str]),
             progress=progress.update,
         )
-        counts = Counter(made.counts) + Counter(about.counts)
-        made = Synthesis((*made.questions, *about.questions), dict(counts))
-    return made
+        made += written.questions
+        counts.update(written.counts)
+    counts["sentences with a gap"] = len(chosen)
+    return Synthesis((*made, *gaps(chosen)), dict(sorted(counts.items())))
 
 
 def question_writer(

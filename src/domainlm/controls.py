@@ -19,7 +19,7 @@ from domainlm.evaluation.tasks import score_answers
 from domainlm.memory import release
 from domainlm.models.base import ChatModel, purpose, record_calls
 from domainlm.rag import prompts
-from domainlm.rag.pipeline import Arm, Retrieved, generate, retrieve_all
+from domainlm.rag.pipeline import Arm, Retrieved, generate
 from domainlm.rag.rocchio import evidence_spans
 from domainlm.schema import (
     Answer,
@@ -68,6 +68,7 @@ def stage(
     bench: Bench,
     documents: Mapping[str, Document],
     train: Sequence[Question],
+    answers: Sequence[Answer],
     scores: Sequence[Score],
     key: str,
 ) -> tuple[Control, ...]:
@@ -78,7 +79,7 @@ def stage(
         "controls",
         digest(key, scores, config.evaluation.margin),
         tuple[Control, ...],
-        lambda: diagnose(bench, config, documents, train, scores, key),
+        lambda: diagnose(bench, config, documents, train, answers, scores, key),
     )
     return found
 
@@ -88,48 +89,62 @@ def diagnose(
     config: Config,
     documents: Mapping[str, Document],
     train: Sequence[Question],
+    answers: Sequence[Answer],
     scores: Sequence[Score],
     key: str,
 ) -> tuple[Control, ...]:
     """Let the diagnostic arms answer the test questions, and compare each with its reference.
 
     Args:
-        bench: Holds the pipeline and the readers.
+        bench: Holds the readers.
         config: The run's settings.
         documents: By id.
         train: Questions that may serve as examples.
-        scores: Of the contenders.
+        answers: Of the contenders, with what their pipeline found.
+        scores: Of the same answers.
         key: Digest of what the contenders' answers depend on.
     """
     test = [q for q in bench.asked if q.split != "dev"]
     # Other readers than the usual one would differ from their reference in more than the passages.
     arms = config.arms if config.rag.reader == "together" else ("base",)
     wanted = [k for k in _KINDS if k.reader in arms and k.reader in config.arms]
-    found: dict[str, Sequence[Passage]] = {}
-    if any(k.reader != "base" for k in wanted):
-        ranked, _ = retrieve_all(bench.deployed(), test)
-        found = {q.id: p for q, p in zip(test, ranked, strict=True)}
+    found = {a.question_id: a.passages for a in answers if a.arm in ("rag", "raft")}
+    shown = {
+        ORACLE: oracle(test, documents),
+        SHUFFLED: shuffled(test, found),
+        LONG: long_context(test, found, documents),
+    }
     made: list[tuple[_Kind, list[Answer]]] = []
     for reader in dict.fromkeys(k.reader for k in wanted):
-        model: ChatModel | None = None
-        for kind in wanted:
-            if kind.reader != reader:
-                continue
-            shown = _shown(kind.name, test, found, documents)
-            asked = [q for q in test if kind.name == FEW_SHOT or shown.get(q.id)]
-            if not asked:
-                continue
-            model = model or bench.reader(reader)
-            name = _name(kind)
-            if kind.name == FEW_SHOT:
-                arm = few_shot(name, model, bench.sampling, examples_of(train))
-            else:
-                arm = _reading(name, model, bench.sampling, shown)
-            at = digest(key, name, [q.id for q in asked], EXAMPLES, LONG_CHARS, _MARGIN)
-            made.append((kind, bench.keep(arm, asked, at)))
-        model = None
+        kinds = [k for k in wanted if k.reader == reader]
+        made += _of_reader(bench, kinds, test, shown, examples_of(train), key)
         release()
     return compared(made, test, scores, config.evaluation.margin)
+
+
+def _of_reader(
+    bench: Bench,
+    kinds: Sequence[_Kind],
+    test: Sequence[Question],
+    shown: Mapping[str, Passages],
+    examples: Sequence[Question],
+    key: str,
+) -> list[tuple[_Kind, list[Answer]]]:
+    """The answers of the diagnostic arms of one reader, which is loaded for them and let go."""
+    model = bench.reader(kinds[0].reader)
+    made = []
+    for kind in kinds:
+        name = _name(kind)
+        if kind.name == FEW_SHOT:
+            asked = list(test)
+            arm = few_shot(name, model, bench.sampling, examples)
+        else:
+            asked = [q for q in test if shown[kind.name].get(q.id)]
+            arm = _reading(name, model, bench.sampling, shown[kind.name])
+        if asked:
+            at = digest(key, name, [q.id for q in asked], EXAMPLES, LONG_CHARS, _MARGIN)
+            made.append((kind, bench.keep(arm, asked, at)))
+    return made
 
 
 def compared(
@@ -270,19 +285,6 @@ def few_shot(name: str, model: ChatModel, sampling: Sampling, examples: Sequence
     return Arm(name, answer, retrieves=False)
 
 
-def _shown(
-    kind: str,
-    test: Sequence[Question],
-    found: Passages,
-    documents: Mapping[str, Document],
-) -> Passages:
-    if kind == ORACLE:
-        return oracle(test, documents)
-    if kind == SHUFFLED:
-        return shuffled(test, found)
-    return long_context(test, found, documents) if kind == LONG else {}
-
-
 def _reading(name: str, model: ChatModel, sampling: Sampling, shown: Passages) -> Arm:
     """An arm that reads given passages, in the prompt of all arms."""
 
@@ -308,9 +310,10 @@ def _sentence(kind: _Kind, c: Contrast) -> str:
     gap = f"{100 * abs(c.difference.value):.1f} points {more}"
     told = f"({c.verdict}, {c.n_questions} questions)"
     if kind.name == ORACLE:
-        tail = "search is not what it lacks"
-        if c.difference.value > 0:
-            tail = "what better search could still bring"
+        tail = {
+            "better": "what better search could still bring",
+            "undecided": "too few questions to say what better search would bring",
+        }.get(c.verdict, "search is not what it lacks")
         return f"With the labelled evidence {reader} scores {gap} {told}: {tail}."
     if kind.name == SHUFFLED and c.verdict in ("equivalent", "better"):
         return (

@@ -19,6 +19,7 @@ from domainlm import (
     contenders,
     controls,
     diagnose,
+    doubts,
     history,
     pricing,
     provenance,
@@ -42,7 +43,7 @@ from domainlm.corpus.sets import read_asked, read_documents
 from domainlm.corpus.splits import split_questions
 from domainlm.errors import ConfigError, DataError
 from domainlm.evaluation import summary
-from domainlm.evaluation.tasks import score_answers
+from domainlm.evaluation.groundedness import head_digest, score_grounded
 from domainlm.feedback import asked
 from domainlm.models.base import Embedder
 from domainlm.rag.graph import merges_of
@@ -108,9 +109,17 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
         bench, written, training_key = workbench(config, folder, ground, progress)
         adapters = bench.train(training_key, written)
         answer_key = digest(
-            ground.pipeline_key, config.model, config.api_base, adapters, config.decoding
+            ground.pipeline_key,
+            config.model,
+            config.api_base,
+            adapters,
+            # What is withheld is decided afterwards.
+            config.decoding.model_copy(update={"keep": None}),
         )
-        answers, memory = bench.answer(answer_key)
+        said, memory = bench.answer(answer_key)
+        answers, withholding, unlearned = doubts.stage(
+            config, folder, said, ground.questions, ground.scorer, answer_key
+        )
         waits = timing.measure(bench, config, folder, answer_key, progress)
 
         score_key = digest(
@@ -121,9 +130,11 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
         )
         scores: tuple[Score, ...] = folder.stage(
             "scores",
-            score_key,
+            # A scorer trained anew scores anew, but is no new look at the test questions; scores of
+            # an older shape do not know their classes.
+            digest(score_key, head_digest(), [f.name for f in dataclasses.fields(Score)]),
             tuple[Score, ...],
-            lambda: tuple(score_answers(answers, bench.asked, ground.scorer)),
+            lambda: tuple(score_grounded(answers, bench.asked, ground.scorer)),
         )
         waterfalls: tuple[Waterfall, ...] = folder.stage(
             "diagnose",
@@ -135,7 +146,7 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
         )
         touches = provenance.touch_test(config.output, ground.questions.test, score_key)
         checks = controls.stage(
-            config, folder, bench, ground.by_id, ground.questions.train, scores, answer_key
+            config, folder, bench, ground.by_id, ground.questions.train, answers, scores, answer_key
         )
         seeds = repeats.stage(
             config, folder, bench, written, adapters, scores, training_key, answer_key
@@ -161,7 +172,7 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
             setups,
             churn,
             now.date(),
-            [warning for adapter in adapters for warning in adapter.warnings],
+            [*(warning for a in adapters for warning in a.warnings), *unlearned],
             waits,
             checks,
         )
@@ -171,7 +182,8 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
             config=config.model_dump(mode="json"),
             provenance=provenance.collect(
                 config, ground.embedder.name, ground.corpus_key, ground.split_key, prices, adapters
-            ),
+            )
+            | {"groundedness": head_digest()},
             data=card(ground, written, bench),
             trials=ground.trials,
             rag=ground.trials[0].spec,
@@ -194,6 +206,7 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
             controls=checks,
             seeds=seeds,
             latency=waits,
+            doubts=withholding,
         )
         write_atomic(config.folder / RESULT, dump_json(RunResult, result))
         paid = {(a.arm, a.question_id): c for a, c in zip(answers, spent, strict=True)}
@@ -374,7 +387,13 @@ def ask_one(config: Config, text: str, arm: str, progress: Progress | None = Non
             champion = registry.model("champion")
             if ADAPTER_OF.get(arm) == ADAPTER_OF.get(champion.arm):  # type: ignore[call-overload]
                 bench.serve(ADAPTER_OF[arm], registry.verify(champion.id), champion.base_model)
-        answer = bench.ask(arm, Question("ask", text))
+        question = Question("ask", text)
+        answer = bench.ask(arm, question)
+        if config.decoding.keep is not None and (config.folder / RESULT).exists():
+            learned = load_result(config.folder).doubts
+            answer = doubts.apply(
+                folder, [answer], [question], learned, ground.questions, ground.scorer
+            )[0]
         question = asked.placed(text, ground.questions, written.questions)
         return asked.keep(config.asked_log, question, answer).answer
 

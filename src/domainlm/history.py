@@ -13,11 +13,29 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from domainlm import stats
 from domainlm.artifacts import Log, digest, dump_json, load_json, write_atomic, writing
 from domainlm.errors import DataError
 from domainlm.evaluation import summary
-from domainlm.paired import TEST_SPLITS, Asked, Comparison, Side, asked_of, compare
-from domainlm.schema import Interval, Outcome, RunResult, Score, Split
+from domainlm.paired import (
+    TEST_SPLITS,
+    Asked,
+    Comparison,
+    Side,
+    asked_of,
+    compare,
+    documents_of,
+)
+from domainlm.schema import (
+    ArmSummary,
+    Classified,
+    Interval,
+    Latency,
+    Outcome,
+    RunResult,
+    Score,
+    Split,
+)
 
 HISTORY = "history.jsonl"
 _WAIT_S = 60.0
@@ -33,21 +51,22 @@ class Mark:
     outcome: Outcome
     latency_s: float
     cost_usd: float | None
+    classified: Classified | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ArmRecord:
-    """One arm over all test questions."""
+    """One arm over all test questions: dollars by document, the median of single questions' seconds
+    by order statistics; `missed` are requirements that it was shown to miss.
+    """
 
     arm: str
     quality: Interval
     outcomes: dict[str, int]
-    cost_per_question_usd: float
-    latency_p50_s: float
-    latency_p95_s: float
+    cost_usd: Interval
+    latency_s: Interval
     marks: tuple[Mark, ...]
     missed: tuple[str, ...] = ()
-    """Requirements that it was shown to miss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +102,7 @@ class Snapshot:
                 "",
                 {"primary": m.primary, "correct": float(m.outcome == "correct")},
                 m.outcome,
+                m.classified,
             )
             for record in self.arms
             for m in record.marks
@@ -122,6 +142,7 @@ def snapshot(
     asked = asked_of(test)
     seconds = {(a.arm, a.question_id): a.latency_s for a in result.answers}
     whole = {s.arm: s for s in result.summaries if (s.task, s.split) == (summary.ALL, summary.TEST)}
+    clusters = documents_of(Side(result.name, asked, ()), list(asked))
     records = []
     for arm, s in whole.items():
         marks = tuple(
@@ -131,6 +152,7 @@ def snapshot(
                 x.outcome,
                 seconds.get((arm, x.question_id), 0.0),
                 (costs or {}).get((arm, x.question_id)),
+                x.classified,
             )
             for x in result.scores
             if x.arm == arm and x.question_id in asked and "primary" in x.metrics
@@ -142,9 +164,8 @@ def snapshot(
                 arm,
                 s.metrics["primary"],
                 dict(s.outcomes),
-                s.cost_per_question_usd,
-                s.latency_p50_s,
-                s.latency_p95_s,
+                _cost(s, marks, clusters),
+                _median(s, result.latency),
                 marks,
                 tuple(f"{r.name} {r.sense} {r.limit:g}" for r in missed),
             )
@@ -155,8 +176,6 @@ def snapshot(
     facts["documents"] = told.get("documents_digest", "")
     facts["pipeline"] = digest(result.rag)
     facts["decoding"] = digest(result.config.get("decoding"))
-    evaluation = result.config.get("evaluation")
-    margin = evaluation.get("margin", 0.05) if isinstance(evaluation, dict) else 0.05
     scored = [[(m.question_id, m.primary, m.outcome) for m in r.marks] for r in records]
     return Snapshot(
         # Neither time nor latency: a run that is repeated or resumed is no new one.
@@ -165,7 +184,7 @@ def snapshot(
         created_at=result.created_at,
         how=how,
         ship=result.verdict.ship,
-        margin=float(margin),
+        margin=margin_of(result),
         facts=facts,
         documents=result.data.documents,
         characters=result.data.characters,
@@ -173,6 +192,28 @@ def snapshot(
         asked=asked,
         arms=tuple(records),
     )
+
+
+def _cost(s: ArmSummary, marks: Sequence[Mark], clusters: Mapping[str, str]) -> Interval:
+    """Dollars of a question; without an end where single answers were not priced."""
+    paid = [(m.cost_usd, clusters[m.question_id]) for m in marks if m.cost_usd is not None]
+    if not paid or len(paid) < len(marks):
+        return Interval(s.cost_per_question_usd, None, None, s.n, "not priced one by one")
+    return stats.cluster_interval([usd for usd, _ in paid], [c for _, c in paid])
+
+
+def _median(s: ArmSummary, waits: Sequence[Latency]) -> Interval:
+    """Median seconds; without an end where no question was timed alone."""
+    alone = (w.end_to_end.get("p50") for w in waits if w.arm == s.arm and not w.rate)
+    timed = next((p50 for p50 in alone if p50), None)
+    return timed or Interval(s.latency_p50_s, None, None, s.n, "not timed one by one")
+
+
+def margin_of(result: RunResult) -> float:
+    """The equivalence margin that a run declared."""
+    evaluation = result.config.get("evaluation")
+    margin = evaluation.get("margin") if isinstance(evaluation, dict) else None
+    return float(margin) if isinstance(margin, int | float) and margin > 0 else 0.05
 
 
 def join(output: Path, made: Snapshot) -> bool:

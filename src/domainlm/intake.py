@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
+from domainlm import contenders
 from domainlm.artifacts import Progress, RunDir, Silent
 from domainlm.config import Config
-from domainlm.experiment import corpus_key, read_corpus, split_corpus
+from domainlm.errors import ConfigError
+from domainlm.experiment import corpus_key, load_result, read_corpus, split_corpus
+from domainlm.feedback.events import show
 from domainlm.feedback.exchange import import_log, is_export
+from domainlm.feedback.grounding import checkable, judge_groundedness, judged
 from domainlm.feedback.lessons import learned
 from domainlm.feedback.log import EventLog
 from domainlm.feedback.plain import read_plain
@@ -71,6 +76,45 @@ def import_feedback(
             {sha: t for _, texts in new for sha, t in texts.items()},
         )
     return len(new), len(records) - len(new)
+
+
+def judge_answers(
+    config: Config, model: str, arms: Sequence[str], limit: int, progress: Progress | None = None
+) -> tuple[int, int]:
+    """Let `model` (the configured one if empty) judge the groundedness of a finished run's answers
+    that it has not judged before, and keep what it says answer by answer.
+
+    Returns:
+        Judgements kept, replies that could not be read.
+
+    Raises:
+        DataError: there is no finished run.
+        ConfigError: the run has no such arm.
+        ModelError: the model cannot be used.
+    """
+    progress = progress or Silent()
+    result = load_result(config.folder)
+    ran = dict.fromkeys(a.arm for a in result.answers)
+    if unknown := [a for a in arms if a not in ran]:
+        raise ConfigError(f"arm {unknown[0]!r} was not run; arms are {', '.join(ran)}")
+    judge = contenders.load_model(config.model_copy(update={"model": model}) if model else config)
+    questions = {q.id: q for q in result.questions}
+    progress.stage("judge", False)
+    kept = unread = 0
+    with EventLog(config.feedback_log) as log:
+        done = judged(log.current(), judge.name)
+        wanted = [
+            a
+            for a in result.answers
+            if (not arms or a.arm in arms) and checkable(a) and show(a)[0].answer_id not in done
+        ][:limit]
+        for n, answer in enumerate(wanted, 1):
+            events, texts, missed = judge_groundedness(judge, [answer], questions)
+            if events:
+                log.append(events, texts)
+            kept, unread = kept + len(events), unread + missed
+            progress.update(n, len(wanted))
+    return kept, unread
 
 
 def training_feedback(

@@ -7,7 +7,8 @@ goes on where it was cut off or killed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -48,7 +49,8 @@ def graph(config: Config, progress: Progress | None = None) -> Graph:
     Raises:
         DataError: the documents folder is missing or holds nothing readable.
     """
-    return _opened(config, progress or Silent())[1]
+    with _opened(config, progress or Silent()) as (_, found):
+        return found
 
 
 def quotes(
@@ -61,8 +63,8 @@ def quotes(
         ConfigError: a price is unknown.
         ModelError: something was asked before, and the model cannot be loaded to see what.
     """
-    index, found = _opened(config, progress or Silent())
-    return _quotes(config, index, found, Allowance(max_calls, token_cap))
+    with _opened(config, progress or Silent()) as (index, found):
+        return _quotes(config, index, found, Allowance(max_calls, token_cap))
 
 
 def climb(
@@ -81,20 +83,22 @@ def climb(
         ModelError: the model cannot be loaded.
     """
     progress = progress or Silent()
-    index, found = _opened(config, progress)
-    model, allowance = load_model(config), Allowance(max_calls, token_cap)
-    progress.stage(rung, False)
-    if rung == "triples":
-        return triples.read(found, index.chunks(), model, allowance, progress.update)
-    groups = communities_of(found)
-    return communities.summarise(found, index, groups, model, allowance, progress.update)[0]
+    with _opened(config, progress) as (index, found):
+        model, allowance = load_model(config), Allowance(max_calls, token_cap)
+        progress.stage(rung, False)
+        if rung == "triples":
+            return triples.read(found, index.chunks(), model, allowance, progress.update)
+        groups = communities_of(found)
+        return communities.summarise(found, index, groups, model, allowance, progress.update)[0]
 
 
-def _opened(config: Config, progress: Progress) -> tuple[Index, Graph]:
+@contextlib.contextmanager
+def _opened(config: Config, progress: Progress) -> Iterator[tuple[Index, Graph]]:
+    """Index and graph of the documents; the run folder is held meanwhile."""
     with RunDir(config.folder, progress.stage) as folder:
         _, _, index, _ = indexed(config, folder, progress)
         progress.stage("graph", False)
-        return index, open_graph(index)
+        yield index, open_graph(index)
 
 
 def _quotes(config: Config, index: Index, graph: Graph, allowance: Allowance) -> list[PricedQuote]:

@@ -7,7 +7,7 @@ those with the same text and the same gold on both sides; what was left out is s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from domainlm.artifacts import digest
@@ -165,6 +165,17 @@ def compare(
         for s in side.scores
         if s.question_id in clusters
     ]
+    classified = [
+        {s.question_id for s in side.scores if s.classified and s.question_id in clusters}
+        for side in (a, b)
+    ]
+    if classified[0] != classified[1]:
+        # Macro-F1 on one side and accuracy on the other would not be the same metric.
+        scores = [replace(s, classified=None) for s in scores]
+        notes.append(
+            "Closed-form answers are compared by accuracy, since one side was scored by an earlier "
+            "version; `domainlm score` brings it up to date."
+        )
     labels = [(label(left, x), label(right, y)) for x, y in wanted]
     family = {f"{x} - {y}": {x: 1, y: -1} for x, y in labels}
     found = summary.pairwise(scores, family, margin=margin, metric=metric)
@@ -231,14 +242,6 @@ def sentence(pair: Pair, margin: float) -> str:
         if math.isfinite(c.detectable) and c.detectable <= 1:
             said += f"; only a gap of {100 * c.detectable:.1f} points would have been found"
     return said + "."
-
-
-def aligned(
-    a: Mapping[str, float], b: Mapping[str, float], ids: Sequence[str]
-) -> tuple[list[str], list[float], list[float]]:
-    """The ids that both have, with both values."""
-    both = [q for q in ids if q in a and q in b]
-    return both, [a[q] for q in both], [b[q] for q in both]
 
 
 def documents_of(side: Side, ids: Sequence[str]) -> dict[str, str]:

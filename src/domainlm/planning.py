@@ -75,6 +75,13 @@ def plan(config: Config) -> list[Step]:
             corpus / EMBED,
         )
     ]
+    people = round(len(questions) * (1 - held_out - split.dev))
+    taught = training.retriever
+    if taught.epochs:
+        # Backward passes cost twice a forward one, and every chunk is embedded anew.
+        seen = people * taught.epochs * (2 + taught.negatives) * taught.max_tokens
+        seconds = (3 * seen + corpus) / EMBED
+        steps.append(step("tune retriever", f"{people} questions", seen + corpus, seconds))
     labelled = any(q.evidence for q in questions)
     chunks = max(len(documents), round(corpus / config.chunking.tokens))
     for leaf in (leaf for stage in config.rag.retrieve for leaf in asked_by(stage.spec())):
@@ -92,17 +99,15 @@ def plan(config: Config) -> list[Step]:
         calls = training.synthesis.passages * training.synthesis.questions_per_passage
         tokens = calls * 400
         steps.append(step("synthesis", f"{calls} drafts", tokens, tokens / PREFILL + calls * 0.07))
-    people = round(len(questions) * (1 - held_out - split.dev))
     pool = people + training.synthesis.passages
-    if trained and training.synthesis.facts:
+    calls = training.synthesis.facts * training.synthesis.questions_per_fact
+    if trained and calls:
         # The writer learns from the train questions, and reads a sentence for each of its own.
         learned = people * EPOCHS * (_QUESTION_TOKENS + 60)
-        calls = training.synthesis.facts * training.synthesis.questions_per_fact
-        tokens = learned + calls * 80
-        seconds = learned / _TRAIN + calls * 80 / PREFILL + calls * 0.02
-        steps.append(step("write about facts", f"{calls} questions", tokens, seconds))
-        # Each fact is a sentence with a gap besides.
-        pool += calls + training.synthesis.facts
+        seconds = learned / _TRAIN + calls * (80 / PREFILL + 0.02)
+        steps.append(step("write about facts", f"{calls} drafts", learned + calls * 80, seconds))
+    # A fact is a sentence with a gap, and about as often a train question asked again.
+    pool += calls + 2 * training.synthesis.facts
     if trained and training.cpt_tokens:
         read = min(training.cpt_tokens, corpus)
         steps.append(step("read documents", f"{read:.0f} tokens", read, read / _TRAIN))
@@ -117,6 +122,14 @@ def plan(config: Config) -> list[Step]:
         rows = shown * training.raft_epochs * mixed + raced
         tokens = round(rows) * (context + _QUESTION_TOKENS + _ANSWER_TOKENS)
         steps.append(step("train raft", f"{rows:.0f} rows", tokens, tokens / _TRAIN))
+    reward = training.reward
+    for adapter in sorted({"tuned" if a.startswith("tuned") else a for a in trained}):
+        rows = min(reward.questions, people) * reward.epochs * reward.generations
+        if rows:
+            tokens = round(rows * ((context if adapter == "raft" else 60) + reward.max_tokens))
+            seconds = tokens / _TRAIN + rows * reward.max_tokens / DECODE
+            what = f"{rows:.0f} answers drawn"
+            steps.append(step(f"reward {adapter}", what, tokens, seconds))
     for arm in config.arms:
         if arm in ("base", "tuned"):
             one, said = float(_QUESTION_TOKENS + 20), _ANSWER_TOKENS

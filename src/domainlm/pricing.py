@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from domainlm.config import Config
 from domainlm.errors import ConfigError, DataError
 from domainlm.evaluation import acceptance, cost, roi, summary
-from domainlm.evaluation.cost import Machine, ModelPrice, PriceBook, machine_cost, machine_named
+from domainlm.evaluation.cost import (
+    Machine,
+    ModelPrice,
+    Price,
+    PriceBook,
+    machine_cost,
+    machine_named,
+)
 from domainlm.evaluation.roi import Arm, Place, Scenario
 from domainlm.evaluation.verdict import decide
 from domainlm.rag.reading import date_of
@@ -406,14 +413,17 @@ def _book(
     """The prices that play a part, with date and source."""
     used = _used(config, priced)
     old = cost.stale_prices(prices, today, used=used, days=config.cost.stale_days)
-    found: list[UsedPrice] = []
-    for name, p in {**prices.items, **prices.gpu_hours}.items():
-        found.append(UsedPrice(name, p.usd, p.as_of.isoformat(), p.source, name in old))
-    for name, m in prices.models.items():
-        for part, usd in (("input", m.input), ("output", m.output)):
-            priced_as = f"{name} {part}"
-            found.append(UsedPrice(priced_as, usd, m.as_of.isoformat(), m.source, name in old))
-    return tuple(p for p in found if p.name in used or p.name.rpartition(" ")[0] in used)
+    dated: list[tuple[str, str, float, Price | ModelPrice]] = []
+    for name, price in {**prices.items, **prices.gpu_hours}.items():
+        dated.append((name, name, price.usd, price))
+    for name, model in prices.models.items():
+        dated.append((name, f"{name} input", model.input, model))
+        dated.append((name, f"{name} output", model.output, model))
+    return tuple(
+        UsedPrice(shown, usd, p.as_of.isoformat(), p.source, name in old)
+        for name, shown, usd, p in dated
+        if name in used
+    )
 
 
 def _used(config: Config, priced: Sequence[Arm]) -> set[str]:

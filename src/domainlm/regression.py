@@ -61,16 +61,17 @@ class Report:
     def sentence(self) -> str:
         """The outcome in one sentence."""
         failed = [c for c in self.conditions if c.state == "failed"]
-        still = [c for c in self.conditions if c.state == "open"]
-        if failed:
-            first = failed[0]
-            more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-            return f"{self.run} is worse than {self.pinned}: {first.arm}, {first.found}{more}."
-        if still and self.strict:
-            return f"{self.run} is not shown to keep up with {self.pinned}: {still[0].found}."
-        left = f"; {len(still)} conditions stay open" if len(still) > 1 else ""
-        left = "; 1 condition stays open" if len(still) == 1 else left
-        return f"{self.run} passes against {self.pinned}{left}."
+        left = [c for c in self.conditions if c.state == "open"]
+        against = f"the pinned run {self.pinned}"
+        if failed or (left and self.strict):
+            first, *others = failed or left
+            more = f" (and {len(others)} more)" if others else ""
+            verb = "fails against" if failed else "is not shown to keep up with"
+            return f"Run {self.run} {verb} {against}: {first.arm}, {first.found}{more}."
+        stay = {0: "", 1: "; 1 condition stays open"}.get(
+            len(left), f"; {len(left)} conditions stay open"
+        )
+        return f"Run {self.run} passes against {against}{stay}."
 
 
 def gate(
@@ -135,10 +136,16 @@ def _arms(new: Snapshot, old: Snapshot, wanted: Sequence[str]) -> list[str]:
     both = [r.arm for r in old.arms if new.arm(r.arm) is not None]
     if old.ship in both:
         return [old.ship]
-    if not both or old.arm(old.ship) is not None:
+    has = ", ".join(r.arm for r in new.arms) or "no arms"
+    if old.arm(old.ship) is not None:
         raise DataError(
-            f"run {new.name} has the arms {', '.join(r.arm for r in new.arms) or 'none'}, but the "
-            f"pinned run {old.name} ships {old.ship}; build that arm or name others with --arm"
+            f"the pinned run {old.name} ships {old.ship}, but run {new.name} has {has}; build that "
+            "arm or name others with --arm"
+        )
+    if not both:
+        raise DataError(
+            f"run {new.name} has {has}, none of which the pinned run {old.name} has; gate runs of "
+            "the same arms"
         )
     return both
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,15 +13,17 @@ from domainlm.artifacts import digest
 from domainlm.config import Config
 from domainlm.contenders import load_configured_embedder
 from domainlm.corpus.external import External
-from domainlm.corpus.questions import load_questions
+from domainlm.corpus.sets import read_asked
 from domainlm.errors import DataError
 from domainlm.evaluation import summary
-from domainlm.evaluation.tasks import score_answers
+from domainlm.evaluation.groundedness import score_grounded
 from domainlm.models.base import Embedder
 from domainlm.paired import TEST_SPLITS, Side, asked_of
 from domainlm.schema import ArmSummary, Question, RunResult, Score
 
 SIMILARITY = "semantic_similarity"
+GOLD_FREE = ("groundedness", "citation_precision", "citation_recall")
+"""What is said of an answer and its passages alone; it stays as the run measured it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,7 @@ class ArmChange:
     arm: str
     before: float
     after: float
-    """Means of the primary score."""
+    """Primary score over all test questions."""
     outcomes: int
     """Answers whose outcome is another now."""
 
@@ -83,7 +86,11 @@ def rescore(config: Config, result: RunResult, now: dt.datetime, *, count: bool 
     embedder: Embedder | None = None
     if any(SIMILARITY in s.metrics for s in result.scores):
         embedder = load_configured_embedder(config)
-    scores = tuple(score_answers(answers, questions, embedder))
+    old = {(s.arm, s.question_id): s.metrics for s in result.scores}
+    scores = tuple(
+        _with_gold_free(s, old.get((s.arm, s.question_id), {}))
+        for s in score_grounded(answers, questions, embedder)
+    )
     moved = {(s.arm, s.question_id, s.outcome) for s in result.scores} != {
         (s.arm, s.question_id, s.outcome) for s in scores
     }
@@ -140,7 +147,7 @@ def rescore(config: Config, result: RunResult, now: dt.datetime, *, count: bool 
     old_gold = asked_of(result.questions)
     new_gold = asked_of(questions)
     gold = sum(new_gold[q].gold != old_gold[q].gold for q in new_gold)
-    return Rescored(made, tuple(_changes(result.scores, scores)), gold, tuple(notes))
+    return Rescored(made, tuple(_changes(result, made)), gold, tuple(notes))
 
 
 def score_external(
@@ -158,7 +165,7 @@ def score_external(
         DataError: an answer is for an unknown question, or none is for a test question.
     """
     if result is None:
-        every = load_questions(config.questions)
+        every = read_asked(config.questions, config.format)
         test = [
             dataclasses.replace(q, split="test_new")
             for q in every
@@ -169,7 +176,7 @@ def score_external(
         test = [q for q in result.questions if q.split in TEST_SPLITS]
         known = {q.id for q in result.questions}
         if config.questions.exists():
-            known |= {q.id for q in load_questions(config.questions)}
+            known |= {q.id for q in read_asked(config.questions, config.format)}
     unknown = [a.question_id for a in external.answers if a.question_id not in known]
     if unknown:
         raise DataError(
@@ -194,7 +201,7 @@ def against(external: External, test: Sequence[Question]) -> ExternalScores:
             f"{len(test)} test questions; question_id must be one of {some}, …"
         )
     questions = tuple(by_id[a.question_id] for a in answers)
-    scores = tuple(score_answers(answers, questions))
+    scores = tuple(score_grounded(answers, questions))
     costs = [external.costs.get(a.question_id, 0.0) for a in answers]
     notes = []
     if len(answers) < len(external.answers):
@@ -215,11 +222,16 @@ def against(external: External, test: Sequence[Question]) -> ExternalScores:
     )
 
 
+def _with_gold_free(score: Score, before: Mapping[str, float]) -> Score:
+    kept = {k: v for k, v in before.items() if k in GOLD_FREE and k not in score.metrics}
+    return dataclasses.replace(score, metrics=score.metrics | kept)
+
+
 def _regraded(
     config: Config, answered: Sequence[Question]
 ) -> tuple[tuple[Question, ...], list[str]]:
     """The answered questions with the gold of the questions file."""
-    current = {q.id: q for q in load_questions(config.questions)}
+    current = {q.id: q for q in read_asked(config.questions, config.format)}
     kept, gone, reworded = [], 0, 0
     for old in answered:
         new = current.get(old.id)
@@ -260,19 +272,20 @@ def _with_old_latency(made: Sequence[ArmSummary], old: Sequence[ArmSummary]) -> 
     ]
 
 
-def _changes(before: Sequence[Score], after: Sequence[Score]) -> list[ArmChange]:
-    old = {(s.arm, s.question_id): s for s in before if s.split in TEST_SPLITS}
-    made = []
-    for arm in dict.fromkeys(s.arm for s in after):
-        pairs = [
-            (old[arm, s.question_id], s)
-            for s in after
-            if s.arm == arm and (arm, s.question_id) in old
-        ]
-        if pairs:
-            first, second = (
-                sum(pair[i].metrics["primary"] for pair in pairs) / len(pairs) for i in (0, 1)
-            )
-            moved = sum(a.outcome != b.outcome for a, b in pairs)
-            made.append(ArmChange(arm, first, second, moved))
-    return made
+def _changes(before: RunResult, after: RunResult) -> list[ArmChange]:
+    """What each arm scores on all test questions, before and after."""
+    old, new = (
+        {
+            s.arm: s.metrics["primary"].value
+            for s in result.summaries
+            if (s.task, s.split) == (summary.ALL, summary.TEST) and "primary" in s.metrics
+        }
+        for result in (before, after)
+    )
+    outcome = {(s.arm, s.question_id): s.outcome for s in before.scores}
+    moved = Counter(
+        s.arm
+        for s in after.scores
+        if s.split in TEST_SPLITS and outcome.get((s.arm, s.question_id)) != s.outcome
+    )
+    return [ArmChange(arm, old[arm], new[arm], moved[arm]) for arm in new if arm in old]

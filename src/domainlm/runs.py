@@ -40,16 +40,26 @@ def open_run(path: Path, overrides: Sequence[str] = ()) -> Run:
         DataError: there is no such run, or it has not finished.
         ConfigError: its settings are not those of this version.
     """
+    result, file = find(path, overrides)
     if path.suffix.lower() in _YAML:
-        config = load_config(path, overrides)
-        file = config.folder / RESULT
-        return Run(_result(file), file, config)
-    file = path / RESULT if path.is_dir() else path
-    result = _result(file)
+        return Run(result, file, load_config(path, overrides))
     raw: dict[str, Any] = copy.deepcopy(result.config)
     for override in overrides:
         apply_override(raw, override)
     return Run(result, file, _settled(raw, file))
+
+
+def find(path: Path, overrides: Sequence[str] = ()) -> tuple[RunResult, Path]:
+    """A finished run whatever its settings are, and the file that holds it.
+
+    Raises:
+        DataError: there is no such run, or it has not finished.
+    """
+    if path.suffix.lower() in _YAML:
+        file = load_config(path, overrides).folder / RESULT
+    else:
+        file = path / RESULT if path.is_dir() else path
+    return _result(file), file
 
 
 def open_snapshot(path: Path, overrides: Sequence[str] = ()) -> Snapshot:

@@ -13,6 +13,24 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class ImproveConfig(Section):
+    """The gate between a newly trained model and the one in use.
+
+    `alpha` is the chance that any of `rounds` models without gain passes, `margin` the loss of
+    general skill, abstention or format that may remain possible, `overhead` the same for latency
+    and cost (as a share), `replay` the share of general rows in training. Fewer than `min_pairs`
+    preferences, or `min_thumbs` of either kind, do not train.
+    """
+
+    alpha: float = Field(0.05, gt=0, lt=0.5)
+    rounds: int = Field(6, ge=1, le=1000)
+    margin: float = Field(0.1, gt=0, lt=1)
+    overhead: float = Field(0.2, gt=0, le=10)
+    replay: float = Field(0.08, ge=0, le=0.5)
+    min_pairs: int = Field(8, ge=1)
+    min_thumbs: int = Field(4, ge=1)
+
+
 class SplitConfig(Section):
     """Shares of documents (dev, test_new) and of questions about known ones (test_known)."""
 
@@ -23,11 +41,14 @@ class SplitConfig(Section):
 
 
 class DecodingConfig(Section):
-    """Identical for all arms: greedy unless told otherwise."""
+    """Identical for all arms: greedy unless told otherwise. With `keep`, answers that are probably
+    to questions without an answer are withheld, as long as that share of the others stays answered.
+    """
 
     max_tokens: int = Field(96, ge=1, le=4096)
     temperature: float = Field(0.0, ge=0, le=2)
     seed: int = 0
+    keep: float | None = Field(None, gt=0, le=1)
 
 
 class ServeConfig(Section):

@@ -11,6 +11,7 @@ _STARTER = """\
 # domainlm: edit the first three settings, then `domainlm run {path}`.
 documents: {documents}     # a folder of PDF, Office, HTML, Markdown, text, CSV, JSONL, e-mail
 questions: {questions}     # JSONL or CSV: text, references, doc_ids, task; or a SQuAD file
+# format: pubmedqa         # a public set; leave `documents` out, it holds its own
 model: embedded            # or local:<folder or hub id>, or openai:<model> with api_base
 
 name: run                  # results go to <output>/<name>
@@ -25,6 +26,10 @@ arms: [base, rag, tuned, tuned+rag, raft]
 # rag: {{retrieve: [{{use: hybrid, weight: 0.5}}], passages: 3}}   # default: the best on dev
 # training: {{method: lora, rank: 16}}               # or dora, rslora, prefix, full, qlora (GPU)
 # evaluation: {{margin: 0.05, minimum_quality: 0.0}}
+# acceptance:                            # what an arm must keep before its money counts
+#   quality: {{all: 0.5}}                  # least mean score, by task
+#   wrong: 0.2                           # largest share of wrong answers
+#   latency_p95_s: 3
 # cost:                                  # `domainlm roi` re-prices a finished run with other values
 #   prices: prices.yaml                  # your prices, laid over the built-in ones
 #   hardware: cpu_core_hour              # or a GPU of the price book; units: how many

@@ -94,25 +94,27 @@ def _loads(
     """The same arrivals at one arm after the other; each is kept when it is done."""
     rate, seed = config.evaluation.load, config.seed
     key = digest(key, rate, [q.id for q in asked], seed)
+
+    def timed(arm: ArmName, adapter: str, models: list[ChatModel]) -> Latency:
+        if not models:
+            models.append(bench.load(adapter))
+        answer = bench.timed(arm, models[0])
+        timings, busy, elapsed = latency.under_load(
+            answer, asked, rate, seed=seed, done=progress.update
+        )
+        return latency.profile(
+            arm,
+            timings,
+            rate=rate,
+            busy_s=busy,
+            elapsed_s=elapsed,
+            interleaved=False,
+            seed=seed,
+        )
+
     for adapter, arms in bench.groups().items():
+        # Loaded by the first arm that was not timed before.
         models: list[ChatModel] = []
-
-        def timed(arm: ArmName, adapter: str, models: list[ChatModel]) -> Latency:
-            models += [] if models else [bench.load(adapter)]
-            answer = bench.timed(arm, models[0])
-            timings, busy, elapsed = latency.under_load(
-                answer, asked, rate, seed=seed, done=progress.update
-            )
-            return latency.profile(
-                arm,
-                timings,
-                rate=rate,
-                busy_s=busy,
-                elapsed_s=elapsed,
-                interleaved=False,
-                seed=seed,
-            )
-
         for arm in arms:
             made: Latency = folder.stage(
                 f"load-{arm}", key, Latency, partial(timed, arm, adapter, models)

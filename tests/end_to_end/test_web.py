@@ -109,7 +109,7 @@ def test_compare_is_blind_until_the_vote(tab: Tab) -> None:
 def test_label_queue_by_keyboard(tab: Tab, server: server_site.Running) -> None:
     before = len(server.site.opinions.log)
     tab.go("/label")
-    first = tab.until("#label section h2").text
+    first = tab.text("#label section h2")
     page = tab.js("return document.getElementById('label').outerHTML")
     assert not any(f">{arm}<" in page or f'"{arm}"' in page for arm in ("raft", "rag", "tuned+rag"))
     tab.press("r")
@@ -123,7 +123,7 @@ def test_label_queue_by_keyboard(tab: Tab, server: server_site.Running) -> None:
     tab.press("2")
     tab.until("#voted")
     tab.press("\ue007")
-    tab.until(lambda: tab.until("#label section h2").text != first)
+    tab.until(lambda: tab.text("#label section h2") != first)
     assert "1 of" in tab.text("#label .meter")
     tab.press("s")
     tab.until(lambda: "Equally good" in tab.text("#label"))
@@ -176,7 +176,7 @@ def test_a_slider_changes_the_verdict(tab: Tab) -> None:
     field = tab.until("#months")
     field.clear()
     field.send_keys("999")
-    tab.until(lambda: "months" in tab.text("#headline") and "999" in tab.text("#headline"))
+    tab.until(lambda: "months" in tab.text("#headline") and "120" in tab.text("#headline"))
     assert tab.complaints() == []
 
 
@@ -193,13 +193,13 @@ def test_two_tabs_do_not_overwrite_each_other(tab: Tab, server: server_site.Runn
         field = tab.until("textarea[name=edit]")
         field.clear()
         field.send_keys(text)
-        tab.click("form.stack button")
+        tab.click(".judge form.stack button")
         tab.until(".judge .notice")
     warned = tab.text(".judge")
     assert "was corrected meanwhile" in warned and "pan Novák" in warned
     assert tab.until("textarea[name=edit]").get_attribute("value") == "Pan Novák, v osm."
     before = len(server.site.opinions.log)
-    tab.click("form.stack button")
+    tab.click(".judge form.stack button")
     tab.until(lambda: "Kept." in tab.text(".judge"))
     assert len(server.site.opinions.log) == before + 1
     last = server.site.opinions.log.current()[-1]
@@ -228,7 +228,7 @@ def test_an_expired_session_keeps_what_was_typed(
         mine.until("input[name=name]").send_keys("ann")
         mine.until("input[name=secret]").send_keys("wrong secret of ann")
         mine.click("form .primary")
-        assert "do not fit" in mine.text()
+        mine.until(lambda: "do not fit" in mine.text())
         mine.until("input[name=name]").send_keys("ann")
         mine.until("input[name=secret]").send_keys(secret)
         mine.click("form .primary")
@@ -237,17 +237,25 @@ def test_an_expired_session_keeps_what_was_typed(
         mine.go("/documents")
         assert not mine.driver.find_elements("css selector", "#upload, button.danger")
         mine.go("/ask")
-        mine.until("#question").send_keys("Where is the key?")
+        mine.until("#question").send_keys("Who keeps the key of the east gate?")
         for cookie in mine.driver.get_cookies():
             mine.driver.delete_cookie(cookie["name"])
         mine.press("\ue007")
         mine.until(lambda: "session has ended" in mine.text("#said"))
-        assert mine.until("#question").get_attribute("value") == "Where is the key?"
-        mine.go("/login?next=/ask")
+        assert mine.until("#question").get_attribute("value").startswith("Who keeps")
+        before = mine.driver.current_window_handle
+        mine.driver.switch_to.new_window("tab")
+        mine.go("/login?next=/feedback")
         mine.until("input[name=name]").send_keys("ann")
         mine.until("input[name=secret]").send_keys(secret)
         mine.click("form .primary")
-        assert mine.until("#question").get_attribute("value") == "Where is the key?"
+        mine.until(lambda: "No feedback yet" in mine.text())
+        mine.driver.switch_to.window(before)
+        mine.js("window.dispatchEvent(new Event('focus'))")
+        mine.until(lambda: "signed in again" in mine.text("#said"))
+        mine.click("#send")
+        mine.until(".turn .judge")
+        assert "The east gate opens at seven" in mine.text(".turn .prose")
 
 
 def test_pages_are_light_fit_a_phone_and_fetch_nothing_from_elsewhere(tab: Tab) -> None:
@@ -271,6 +279,7 @@ def test_pages_are_light_fit_a_phone_and_fetch_nothing_from_elsewhere(tab: Tab) 
 @pytest.mark.parametrize(("width", "theme"), [(1440, "light"), (390, "dark")])
 def test_accessible(tab: Tab, width: int, theme: str) -> None:
     script = browser.axe_script()
+    tab.driver.set_script_timeout(120)
     ask(tab)
     answered = tab.driver.current_url.removeprefix(tab.url)
     tab.resize(width, mobile=width < 500, theme=theme)

@@ -10,6 +10,7 @@ from domainlm.config import Config
 from domainlm.diagnose import STEPS
 from domainlm.evaluation import summary, verdict
 from domainlm.evaluation.cost import answer_cost, load_prices, machine_named
+from domainlm.evaluation.groundedness import with_groundedness
 from domainlm.evaluation.tasks import score_answers
 from domainlm.rag.citations import cite
 from domainlm.schema import (
@@ -210,6 +211,7 @@ def sample(arms=ARMS, questions=60, seed=0, cost=None):
     qs = [q for q, _ in asked]
     answers = [a for arm in arms for a in answers_of(arm, asked, seed)]
     scores = score_answers(answers, qs, CharEmbedder())
+    scores = with_groundedness(scores, answers, qs)
     dev_answers = [a for arm in arms for a in answers_of(arm, asked, seed + 1)]
     dev = score_answers(dev_answers, qs)
     prices, machine = load_prices(), machine_named("cpu_core_hour", 2)

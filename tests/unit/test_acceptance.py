@@ -13,7 +13,7 @@ from domainlm.evaluation import acceptance
 from domainlm.evaluation.latency import chance_below
 from domainlm.report.html import to_html
 from domainlm.report.markdown import to_markdown
-from domainlm.schema import Answer, Interval, Score
+from domainlm.schema import Answer, Classified, Interval, Score
 from domainlm.stats import chance_above
 from tests.unit.report_sample import sample
 
@@ -94,6 +94,23 @@ def test_quality_by_task_and_what_was_not_measured():
     assert acceptance.judge(settings, scores, answers, costs, {})[0].state == "meets"
 
 
+def test_a_class_that_is_never_named_costs_macro_f1():
+    scores, answers, costs = world({"rag": 0.5})
+    always_yes = [
+        replace(
+            s,
+            task="closed_form",
+            metrics={"primary": float(n % 4 > 0)},
+            classified=Classified("yes no", "yes" if n % 4 else "no", "yes"),
+        )
+        for n, s in enumerate(scores)
+    ]
+    settings = AcceptanceConfig(quality={"closed_form": 0.6})
+    found = acceptance.judge(settings, always_yes, answers, costs, {})[0].requirements[0]
+    assert found.value.value == pytest.approx(0.4286, abs=1e-3), "three of four right, F1 .86 and 0"
+    assert found.state == "misses"
+
+
 def test_p95_takes_enough_single_questions():
     limits = {"latency_p95_s": 1.0}
     few = judged({"rag": 0.6}, limits, {"rag": [0.5] * 6})["rag"]
@@ -151,6 +168,7 @@ def test_the_sentence_names_the_requirements_before_the_money(finished):
     assert again.verdict.ship == "raft" and again.standings
     assert sentence.index("meets the requirement") < sentence.index("nets $")
     assert sentence.index("meets the requirement") < sentence.index("per 1,000 questions")
+    assert again.verdict.reasons[0].startswith("raft meets the requirement")
     assert any(c.startswith("Not meeting the requirements") for c in again.verdict.caveats)
     kept = {a.arm for a in again.money.arms if a.p_best is not None} - {"none"}
     assert kept == set(acceptance.admitted(again.standings))
@@ -174,8 +192,8 @@ def test_an_arm_that_would_win_is_passed_over_if_it_is_too_dear(finished):
 def test_none_ships_if_no_arm_meets_the_requirements(finished):
     again = pricing.reprice(configured(latency_p95_s=0.001), finished, DAY)
     assert again.verdict.ship == "none"
-    assert "no arm meets the requirement; the nearest one" in again.verdict.sentence
-    assert "p95 latency at most 0.001 s" in again.verdict.sentence
+    assert "no arm meets the requirement; " in again.verdict.sentence
+    assert "comes nearest, which misses: p95 latency at most 0.001 s" in again.verdict.sentence
 
 
 def test_what_only_looks_met_ships_with_a_caveat(finished):

@@ -128,6 +128,11 @@ def test_controls_are_compared_by_document_outside_the_family(finished):
     assert "better search could still bring" in found.sentence
     worse = compared(finished, controls.ORACLE, "raft", lambda n: n % 3 == 0)
     assert "search is not what it lacks" in worse.sentence
+    same = [s for s in finished.scores if s.arm == "rag" and s.outcome == "correct"]
+    right = {s.question_id for s in same}
+    ids = [q.id for q in finished.questions]
+    close = compared(finished, controls.ORACLE, "rag", lambda n: (ids[n] in right) != (n % 4 == 0))
+    assert close.contrast.verdict == "undecided" and "too few questions" in close.sentence
 
 
 def test_a_placebo_that_does_as_well_speaks_against_the_arm(finished):
@@ -149,6 +154,53 @@ def test_the_spread_of_seeds_is_held_against_that_of_questions():
     wild = repeats.spread("raft", [0, 1, 2], [0.2, 0.5, 0.3], 0.11)
     assert "more than the choice" in wild.sentence
     assert "ask for 3" in repeats.spread("raft", [0, 1], [0.3, 0.4], None).sentence
+
+
+class Readers:
+    """A bench whose reader repeats the last passage's first words."""
+
+    def __init__(self, asked):
+        self.asked, self.sampling, self.loaded, self.kept = list(asked), SAMPLING, [], []
+        self.model = FakeModel(lambda chat: chat[-1].content[:20])
+
+    def reader(self, arm):
+        self.loaded.append(arm)
+        return self.model
+
+    def keep(self, arm, asked, key):
+        self.kept.append((arm.name, len(asked), key))
+        return arm.answer(asked)
+
+
+def test_all_diagnostic_arms_answer_once_and_each_reader_is_loaded_once(finished):
+    bench = Readers(finished.questions)
+    config = Config.model_validate({"documents": "d", "questions": "q"})
+    documents = {
+        d: Document(d, d, d, " ".join(q.evidence) + " More.", "text/plain", "0")
+        for q in finished.questions
+        for d in q.doc_ids
+    }
+    train = [replace(q, split="train") for q in finished.questions[:5]]
+    found = controls.diagnose(
+        bench, config, documents, train, finished.answers, finished.scores, "k"
+    )
+    assert bench.loaded == ["rag", "raft", "base"]
+    assert {c.name for c in found} == {
+        "rag, oracle",
+        "raft, oracle",
+        "rag, shuffled",
+        "raft, shuffled",
+        "rag, long context",
+        "base, few-shot",
+    }
+    assert len({key for _, _, key in bench.kept}) == 6
+    per_document = config.model_copy(
+        update={"rag": config.rag.model_copy(update={"reader": "per_document"})}
+    )
+    again = controls.diagnose(
+        bench, per_document, documents, train, finished.answers, finished.scores, "k"
+    )
+    assert [c.name for c in again] == ["base, few-shot"]
 
 
 class Bench:
@@ -188,7 +240,7 @@ def test_off_by_default_and_full_budget_trains_three_times():
     small, full = make_config(base), make_config(base | {"budget": "full"})
     assert not small.evaluation.diagnostics and small.training.seeds < 2
     assert full.training.seeds == 3 and not full.evaluation.diagnostics
-    assert controls.stage(small, None, None, {}, (), (), "k") == ()
+    assert controls.stage(small, None, None, {}, (), (), (), "k") == ()
     assert repeats.stage(small, None, None, None, ("a",), (), "k", "k") == ()
 
 

@@ -11,6 +11,7 @@ from domainlm.artifacts import dump_json
 from domainlm.cli import main
 from domainlm.feedback import asked
 from domainlm.feedback.log import EventLog
+from domainlm.models.fake import FakeModel
 from domainlm.schema import Question, RunResult
 from tests.unit.report_sample import sample
 
@@ -361,3 +362,36 @@ def test_the_queue_prints_what_to_ask_and_what_it_buys(home):
     code, out, _ = cli(home, "queue", "--limit", 3, "--json")
     assert len(json.loads(out)["items"]) == 3
     assert cli(home, "queue", "--a", "nothing")[0] == 2
+
+
+def test_a_model_judges_claims_once_and_is_measured_by_people(home, result, monkeypatch):
+    def yes(chat):
+        listed = chat[-1].content.rsplit("Claims:\n", 1)[1].splitlines()
+        return "\n".join(f"{n}: yes" for n in range(1, len(listed) + 1))
+
+    judge = FakeModel(yes, name="checker")
+    monkeypatch.setattr("domainlm.contenders.load_model", lambda config: judge)
+    code, out, err = cli(home, "judge", "--arm", "rag", "--limit", 4, "--json")
+    first = json.loads(out)
+    assert (code, err, first["unread"]) == (0, "", 0) and first["kept"] == len(judge.chats) == 8
+    # What was judged is judged no second time; the next two are.
+    again = json.loads(cli(home, "judge", "--arm", "rag", "--limit", 2, "--json")[1])
+    assert again["kept"] == 4
+    with EventLog(home / "runs" / "run.feedback.sqlite", create=False) as log:
+        judged = log.current()
+    seen = [(e.shown[0].answer_id, e.actor.seed) for e in judged]
+    assert len(seen) == len(set(seen)) and {e.rubric for e in judged} == {"groundedness"}
+    for n, event in enumerate(e for e in judged if e.actor.seed == 0):
+        words = ("--thumb", "up" if n % 2 else "down", "--by", "ann", "--rubric", "groundedness")
+        assert cli(home, "add", event.question_id, "--arm", "rag", *words)[0] == 0
+    stats = json.loads(cli(home, "stats", "--json")[1])
+    assert stats["judges"][0]["sensitivity"]["value"] == 1.0
+    assert stats["judges"][0]["specificity"]["value"] == 0.0
+    # One that calls everything supported corrects nothing, and is said to.
+    assert stats["shares"][0]["arm"] == "rag" and stats["shares"][0]["corrected"] is None
+    assert "it errs too often" in cli(home, "stats")[1]
+
+
+def test_judging_an_arm_that_was_not_run_is_refused(home):
+    code, _, err = cli(home, "judge", "--arm", "nobody")
+    assert code == 2 and "'nobody' was not run" in err

@@ -94,6 +94,8 @@ def test_questions_with_choices_of_their_own_keep_their_accuracy():
     answers = [answer(q.id, f"b{q.id}" if int(q.id) < 2 else f"a{q.id}") for q in questions]
     scores = tasks.score_answers(answers, questions)
     assert fscores.primary(scores) == [1, 1, 0, 0, 0, 0]
+    # None of them has a usual answer.
+    assert fscores.above_majority(scores) == ([], [])
 
 
 def test_silence_on_answerable_questions_costs_abstention_f1():
@@ -134,6 +136,17 @@ def test_the_contrast_is_the_difference_of_the_arms():
         if (s.task, s.split) == ("closed_form", "test")
     }
     assert own["rag"] - own["base"] == pytest.approx(gap)
+
+
+def test_an_arm_that_always_says_yes_is_found_out():
+    questions = asked()
+    gold = [q.references[0] for q in questions]
+    better = [g if i % 3 else "yes" for i, g in enumerate(gold)]
+    for said, warned in ((["yes"] * 60, True), (better, False)):
+        answers, scores = compared(said, ["who knows"] * 60, questions)
+        found = verdict(scores, answers)
+        assert found.ship == "rag"
+        assert any("the most common one given every time" in c for c in found.caveats) is warned
 
 
 # --- nothing is decided where nothing is known ---

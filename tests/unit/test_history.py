@@ -5,6 +5,7 @@ import multiprocessing
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -12,10 +13,11 @@ from domainlm import history, regression
 from domainlm.artifacts import dump_json, write_atomic
 from domainlm.cli import app
 from domainlm.errors import ConfigError, DataError, DomainLMError
+from domainlm.evaluation.gate import no_worse
 from domainlm.experiment import RESULT
 from domainlm.regression import Limits, gate
 from domainlm.report.checks import to_junit, to_summary
-from domainlm.schema import Requirement, RunResult, Standing
+from domainlm.schema import Interval, Latency, Requirement, RunResult, Standing
 from tests.unit.report_sample import sample
 
 
@@ -64,6 +66,23 @@ def test_a_snapshot_survives_the_disk_and_joins_once(tmp_path, result):
     changed = snap(worse(result))
     assert history.join(tmp_path, changed) and history.join(tmp_path, made), "and back again"
     assert [s.id for s in history.read(tmp_path)].count(made.id) == 2
+
+
+def test_cost_and_latency_have_intervals_where_they_were_measured_singly(result):
+    p50 = Interval(1.05, 0.6, 1.5, 20, "order statistics")
+    waits = tuple(
+        Latency(
+            "raft", rate, 20, {"p50": p50 if not rate else replace(p50, value=9.0)}, {}, None, 1, 1
+        )
+        for rate in (2.0, 0.0)
+    )
+    made = history.snapshot(replace(result, latency=waits)).arm("raft")
+    assert made.cost_usd.low is None and made.cost_usd.value > 0
+    assert made.latency_s == p50, "one at a time, not under load"
+    costs = {(a.arm, a.question_id): a.latency_s for a in result.answers}
+    priced = history.snapshot(replace(result, latency=()), costs).arm("raft")
+    assert 0 < priced.cost_usd.low < priced.cost_usd.value < priced.cost_usd.high
+    assert priced.latency_s.low is None
 
 
 def test_a_torn_line_costs_that_line_only(tmp_path, result):
@@ -165,7 +184,10 @@ def test_a_run_passes_against_itself(result):
 def test_a_worse_arm_fails_and_only_if_it_is_checked(result):
     pinned, bad = snap(result), snap(worse(result))
     report = gate(bad, pinned)
-    assert not report.passed and "is worse than r: raft, quality went from" in report.sentence
+    assert (
+        not report.passed
+        and "fails against the pinned run r: raft, quality went from" in report.sentence
+    )
     assert gate(bad, pinned, arms=["rag"]).passed
     assert gate(pinned, bad).passed, "better is no regression"
 
@@ -181,7 +203,26 @@ def test_what_is_open_passes_unless_strict(result):
     loose = gate(snap(some), snap(result), Limits(0.02))
     assert loose.passed and any(c.state == "open" for c in loose.conditions)
     assert "open" in loose.sentence
-    assert not gate(snap(some), snap(result), Limits(0.02, strict=True)).passed
+    strict = gate(snap(some), snap(result), Limits(0.02, strict=True))
+    assert not strict.passed and "is not shown to keep up with" in strict.sentence
+
+
+def test_equal_runs_rarely_fail_and_worse_ones_often_do():
+    """Two runs of one quality with noise of their own, and a run 10 points lower, by simulation."""
+    rng = np.random.default_rng(0)
+    documents, each = 30, 4
+    names = [str(d) for d in np.repeat(np.arange(documents), each)]
+
+    def failed(loss):
+        shared = rng.normal(size=(documents, 1)) * 0.45 + rng.normal(size=(documents, each)) * 0.7
+        old, new = (
+            (shared + rng.normal(size=shared.shape) * 0.56 > limit).astype(float).ravel().tolist()
+            for limit in (0.0, loss)
+        )
+        return no_worse("quality", old, new, names, 0.05).state == "failed"
+
+    assert 0.01 < np.mean([failed(0.0) for _ in range(300)]) < 0.1
+    assert np.mean([failed(0.2533) for _ in range(100)]) > 0.5
 
 
 def test_cost_and_time_only_where_asked(result):

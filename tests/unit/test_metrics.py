@@ -230,6 +230,29 @@ def test_outcomes_and_metrics_by_task():
     assert scores[0].split == "test_new"
 
 
+def test_numbers_and_long_answers():
+    long = "The pump was built in 1931. It delivers 20 litres a second. Rain fills the basin."
+    questions = [
+        Question("n", "What is the change (in millions)?", ("-12.6",), "numeric"),
+        Question("t", "?", ("100",), "numeric", metadata={"tolerance": "0.1"}),
+        Question("l", "Why?", (long,), "long_form"),
+    ]
+    said = {
+        "n": "It fell by $12.6 million.",
+        "t": "107",
+        "l": "Rain fills the basin. It delivers 99.",
+    }
+    scores = tasks.score_answers([answer(q.id, said[q.id]) for q in questions], questions)
+    assert [s.outcome for s in scores] == ["correct", "correct", "correct"]
+    assert scores[0].metrics["accuracy"] == scores[0].metrics["primary"] == 1
+    assert scores[2].metrics["primary"] == scores[2].metrics["rouge_l_f"]
+    # One claim said, one with a wrong figure counts half of its words, one not said.
+    assert 1 / 3 < scores[2].metrics["claim_coverage"] < 0.5
+    wrong = tasks.score_answers([answer("n", "12.6 thousand"), answer("t", "115")], questions)
+    assert [s.outcome for s in wrong] == ["wrong", "wrong"]
+    assert [s.metrics["digits_match"] for s in wrong] == [1, 0]
+
+
 def test_a_failed_answer_scores_zero_even_on_the_unanswerable():
     questions = [Question("e", "?", ("x",)), Question("u", "?", (), "unanswerable")]
     answers = [answer("e", "x", failed=True), answer("u", ABSTENTION, failed=True)]

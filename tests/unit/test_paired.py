@@ -115,6 +115,16 @@ def test_only_questions_with_the_same_text_and_gold_count(first):
     assert "another text" in text and "domainlm score" in text and "only in first" in text
 
 
+def test_an_older_run_is_compared_by_the_metric_that_both_have(first):
+    older = replace(first, scores=tuple(replace(s, classified=None) for s in first.scores))
+    assert any(s.classified for s in first.scores)
+    found = paired.compare(paired.side_of(first), paired.side_of(older, "old"), margin=0.05)
+    assert {p.whole.difference.value for p in found.pairs} == {0.0}
+    assert any("compared by accuracy" in n for n in found.notes)
+    same = paired.compare(paired.side_of(first), paired.side_of(first, "same"), margin=0.05)
+    assert not same.notes
+
+
 def test_dev_questions_do_not_count(first):
     dev = tuple(replace(q, split="dev") for q in first.questions[:20])
     ids = {q.id for q in dev}
@@ -215,6 +225,21 @@ def test_scoring_again_without_a_change_changes_nothing(tmp_path, first):
     assert found.result.scores == result.scores
     assert found.result.test_touches == result.test_touches
     assert [c.difference for c in found.result.contrasts] != []
+
+
+def test_what_does_not_depend_on_gold_stays(tmp_path, first):
+    grounded = no_similarity(first)
+    grounded = replace(
+        grounded,
+        scores=tuple(
+            replace(s, metrics=s.metrics | {"groundedness": 0.7}) if s.arm == "rag" else s
+            for s in grounded.scores
+        ),
+    )
+    result = load_result(kept(tmp_path, grounded))
+    found = rescore(Config.model_validate(result.config), result, NOW)
+    kept_in = {s.arm for s in found.result.scores if s.metrics.get("groundedness") == 0.7}
+    assert kept_in == {"rag"}
 
 
 def test_new_gold_moves_the_score_and_counts_as_a_look(tmp_path, first):

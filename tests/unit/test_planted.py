@@ -415,7 +415,7 @@ def test_no_cell_of_an_export_is_a_formula(tmp_path: Path) -> None:
 def test_page_and_summary_hold_only_text() -> None:
     run = evil_run()
     html, summary = to_html(run), to_markdown(run)
-    assert html.count("<script") == 2 and "<img" not in html
+    assert html.count("<script") == 3 and "<img" not in html
     assert "<script" not in summary and "<img" not in summary
     assert not _STEERS.search(summary)
 

@@ -141,7 +141,7 @@ def test_the_command_prints_all_of_it_and_takes_settings(folder):
     code, text = call("roi", folder / "run.yaml", *settings, "--set", "churn=0.05", "--json")
     said = json.loads(text)
     assert code == 0 and said["money"]["inputs"]["churn"] == 0.05
-    assert {"verdict", "money", "break_evens", "roi"} == said.keys()
+    assert {"verdict", "standings", "money", "break_evens", "roi"} == said.keys()
     assert said["money"]["arms"][2]["retrain_months"] is not None
 
 

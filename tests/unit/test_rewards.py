@@ -8,10 +8,23 @@ from pathlib import Path
 import pytest
 
 from domainlm.errors import ConfigError, DataError, ModelError
-from domainlm.schema import ABSTENTION, Adapter, Passage, RewardRow
+from domainlm.exclusions import Exclusions
+from domainlm.rag.pipeline import Retrieval
+from domainlm.schema import (
+    ABSTENTION,
+    Adapter,
+    Document,
+    Lessons,
+    Passage,
+    Question,
+    RagSpec,
+    RewardRow,
+    StageSpec,
+)
 from domainlm.training import rewards
 from domainlm.training.race import race, rounds
-from tests.unit.tiny import ask, row, save_tiny, training
+from tests.unit.corpora import resources_of
+from tests.unit.tiny import WORDS, ask, row, save_tiny, training
 
 PASSAGE = Passage("p", "d", "", "The pump was built in 1987. It feeds the lower basin.", 0, 53, 1.0)
 KNOWN = RewardRow(ask("When was the pump built?"), ("in 1987", "1987"), "q1", (PASSAGE,))
@@ -166,3 +179,46 @@ def test_other_failures_are_no_matter_of_the_rate(tmp_path) -> None:
     rates = training(learning_rates=[1e-3, 1e-2])
     with pytest.raises(ModelError, match="cannot be loaded"):
         race([row(1)], [row(2)], tmp_path, rates, train=train, loss=lambda p, r: 0.0)
+
+
+def test_questions_become_reward_rows_as_their_arm_asks(tmp_path: Path) -> None:
+    document = Document("pump.txt", "Pump", "pump.txt", "The pump was built in 1987.", "t", "0")
+    asked = [
+        Question("q1", "When was the pump built?", ("1987",), doc_ids=("pump.txt",)),
+        Question("q2", "Who built the pump?", task="unanswerable"),
+    ]
+    spec = RagSpec((), (StageSpec("bm25"),), (), 2)
+    retrieval = Retrieval(spec, resources_of(tmp_path, [document]))
+    closed = rewards.reward_rows(asked, None, limit=5, seed=0)
+    assert {r.question_id: r.answerable for r in closed} == {"q1": True, "q2": False}
+    assert not any(r.passages or "[1]" in r.prompt[1].content for r in closed)
+    for made in rewards.reward_rows(asked, retrieval, limit=5, seed=0):
+        assert "1987" in made.prompt[1].content and made.passages
+        assert made.doc_ids == ("pump.txt",)
+    assert len(rewards.reward_rows(asked, None, limit=1, seed=0)) == 1
+    assert Exclusions(["pump.txt"]).keep(closed) == tuple(
+        r for r in closed if r.question_id == "q2"
+    )
+
+
+def test_rewards_come_after_the_rows_and_are_not_repeated(base: Path, tmp_path: Path) -> None:
+    from domainlm.training.plan import train_adapter
+
+    config = training(
+        batch_size=2, reward={"generations": 8, "max_tokens": 2, "learning_rate": 1e-2}
+    )
+    # Half of what a random model says is right, so that some group teaches something.
+    right = tuple(WORDS[::2])
+    asked = tuple(RewardRow(ask(f"what is the {w} ?"), right, w) for w in ("pump", "gate"))
+
+    def train(rewarded: tuple[RewardRow, ...]) -> Adapter:
+        lessons = Lessons(tuple(row(n) for n in range(4)))
+        return train_adapter(
+            "a", lessons, base, tmp_path, config, epochs=1, rewarded=rewarded,
+            progress=lambda *_: None,
+        )  # fmt: skip
+
+    plain, rewarded = train(()), train(asked)
+    assert rewarded.digest != plain.digest and rewarded.rows == plain.rows + 2
+    assert Path(rewarded.path).parent.name == "grpo" and rewarded.rewards
+    assert train(asked).seconds == rewarded.seconds, "found finished"

@@ -14,6 +14,7 @@ from domainlm.evaluation.roi import (
     Settings,
     assess,
     model,
+    priced,
     sample_of,
     sensitivity,
     uncertainty,
@@ -289,3 +290,33 @@ def test_chances_are_honest_with_few_documents():
         chances = uncertainty.p_best(uncertainty.draw_shares(s, 300, seed)[:, :, 0])
         claims.append(chances.max() > 0.95)
     assert 0.04 < np.mean(claims) < 0.13
+
+
+# --- what the report computes with ---
+
+
+def test_the_chance_of_the_front() -> None:
+    correct = np.array([[0.5, 0.6, 0.4], [0.5, 0.4, 0.5], [0.5, 0.5, 0.6]])
+    costs = np.array([[1.0, 2.0, 2.0]] * 3)
+    # The first is cheapest: always on it. The second only where it leads; equal and dearer is off.
+    assert uncertainty.p_front(correct, costs) == pytest.approx([1.0, 1 / 3, 1 / 3])
+    assert list(uncertainty.p_front(correct[:1, :1], costs[:1, :1])) == [1.0]
+
+
+def test_quantities_survive_the_record() -> None:
+    made = [Arm("a", 0.5, 0.3, 0.2, busy_s=2.0, reads=True), Arm("b", 0.4, 0.6, 0.0, trained=True)]
+    s = Scenario(5000, 18, value_correct=1.0, churn=0.1, machine_hour=3.0, replicas=True)
+    money = assess(made, s, sample_of((), ["a", "b"]), [], Settings())
+    assert priced(money) == (made, s)
+    bare = replace(money, arms=tuple(replace(a, basis={}) for a in money.arms))
+    with pytest.raises(DataError, match="domainlm roi"):
+        priced(bare)
+
+
+def test_the_cost_of_a_question_spans_the_range_of_prices() -> None:
+    made = [Arm("a", 0.5, 0.5, 0.0, busy_s=3600.0)]
+    s = Scenario(1000, value_correct=1.0, machine_hour=2.0)
+    money = assess(made, s, sample_of((), ["a"]), [], Settings(spread=2.0))
+    found = money.arm("a").question_usd
+    assert found.value == 2.0 and 1.0 <= found.low < 1.1 and 3.8 < found.high <= 4.0
+    assert money.ranges == {"machine_hour": (1.0, 4.0)}

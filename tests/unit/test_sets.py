@@ -193,6 +193,13 @@ def test_hotpotqa_in_both_published_forms(tmp_path):
     assert load_set(tmp_path / "set.json", "2wiki") == made
 
 
+def test_odd_characters_do_not_part_questions_from_documents(tmp_path):
+    odd = json.loads(json.dumps(HOTPOT).replace("Emma", "Em\\ud800ma\\u0000"))
+    made = read(tmp_path, "hotpotqa", odd)
+    assert "\ud800" not in "".join(d.id + d.title + d.text for d in made.documents)
+    assert len(made.questions[0].doc_ids) == 2
+
+
 def test_musique_keeps_revisions_apart_and_unanswerable_ones(tmp_path):
     made = read(tmp_path, "musique", MUSIQUE, "set.jsonl")
     assert len(made.documents) == 3
@@ -341,6 +348,9 @@ def test_numeric_questions_of_an_own_file_are_checked(tmp_path):
     for bad, said in (({"answer": "many"}, "no number"), ({"tolerance": "a lot"}, "tolerance")):
         with pytest.raises(DataError, match=said):
             load_questions(write(path, [{**rows[0], **bad}]))
+    table = tmp_path / "q.csv"
+    table.write_text("question,answer,task,tolerance\n?,5 %,numeric,\n?!,6,numeric,0.2\n", "utf-8")
+    assert [q.metadata["tolerance"] for q in load_questions(table)] == ["", "0.2"]
 
 
 REAL = {

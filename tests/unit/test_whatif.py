@@ -10,6 +10,7 @@ from domainlm import pricing
 from domainlm.config import Config
 from domainlm.evaluation import roi
 from domainlm.evaluation.roi import crossing, model, uncertainty
+from domainlm.report import format as fmt
 from domainlm.report import to_html, write_report
 from domainlm.report.html import SCRIPTS
 from domainlm.report.whatif import DRAWS, embedded
@@ -108,6 +109,12 @@ def test_the_page_computes_what_python_computes(browser, finished, tmp_path, mor
     assert verdict == expected.verdict.sentence
     check_break_evens(browser, arms, scenario)
     check_chances(found, arms, scenario, expected)
+    browser.execute_script("document.getElementById('w-cost').click()")
+    spent = browser.execute_script("return document.querySelector('#w-curves title').textContent")
+    (raft,) = [a for a in arms if a.name == "raft"]
+    total = float(model.cumulative_cost(raft, scenario, float(scenario.months)))
+    assert spent.startswith("Cost over") and f"raft {fmt.usd(total)}" in spent
+    browser.execute_script("document.getElementById('w-cost').click()")
     # The way back restores the run's own figures.
     browser.execute_script("document.getElementById('w-reset').click()")
     again = browser.execute_script("return document.getElementById('w-rows').textContent")

@@ -12,13 +12,17 @@ from domainlm.config import make_config
 from domainlm.models.fake import FakeEmbedder, FakeModel
 from domainlm.schema import Chat, Document, Question
 from domainlm.training.data import closed_book_rows, distinct
-from domainlm.training.facts import answer_spans, examples_of, facts_of, most_asked
-from domainlm.training.writer import GAP, write_about, writer_rows
+from domainlm.training.facts import GAP, answer_spans, examples_of, facts_of, gaps
+from domainlm.training.transfer import compare, marks_of, most_asked, renamed, transfer
+from domainlm.training.writer import write_about, writer_rows
 
+COMMON = "Visits take place every 6 weeks in summer. A late payment costs 4 percent a year."
 TEXT = (
     "Agreement AG-12 of 2 January 2020 on Alder Mill\n\n"
     "The notice period is 45 days, and the agreement is signed by Orla Fenwick, no less.\n"
-    "The owner pays EUR 1,250.50 per year until 3 May 2031. The cause was a blocked\n"
+    f"{COMMON}\n"
+    "The mill is called Alder Mill. The owner pays EUR 1,250.50 per year until 3 May 2031.\n"
+    "The cause was a blocked "
     "grease line. Bolts are tightened with 80 Nm from 10:00 to 14:30."
 )
 
@@ -45,6 +49,11 @@ def test_answers_do_not_overlap() -> None:
 def test_a_sentence_goes_on_after_a_wrapped_line() -> None:
     long = "The cause of the stop that kept everybody busy in spring was a blocked\ngrease line."
     assert "a blocked grease line" in {f.answer for f in facts_of([document(text=long)])}
+
+
+def test_headings_state_nothing() -> None:
+    text = "WEIRS AND THEIR NEIGHBOURS\n\nWhat happened in three sentences\n\nOiler EUR 55.00 extra"
+    assert {f.answer for f in facts_of([document(text=text)])} == {"EUR 55.00"}
 
 
 def test_the_subject_has_the_number_that_the_title_lacks() -> None:
@@ -76,14 +85,56 @@ def test_examples_point_at_the_answer() -> None:
     assert row.doc_ids == ("a",)
 
 
+def compared(documents: list[Document], questions: list[Question]):
+    by_id = {d.id: d for d in documents}
+    return compare(facts_of(documents), examples_of(questions, by_id), by_id, FakeEmbedder())
+
+
 def test_what_resembles_asked_facts_comes_first() -> None:
     documents = [document(), document("b", "The notice period is 30 days.", "Agreement on Birch")]
-    stated = facts_of(documents)
-    ((_, example),) = examples_of([asked()], {"a": documents[0]})
-    best = most_asked(stated, [example], FakeEmbedder(), 2)
+    best = most_asked(compared(documents, [asked()]), 2)
     assert {f.answer for f in best} == {"45 days", "30 days"}
-    assert len(most_asked(stated, [], FakeEmbedder(), 3)) == 3
-    assert {f.doc_id for f in most_asked(stated, [], FakeEmbedder(), 2)} == {"a", "b"}
+    assert len(most_asked(compared(documents, []), 3)) == 3
+
+
+BIRCH = (
+    "Agreement AG-77 of 9 May 2021 on Birch Weir\n\n"
+    "Birch Weir stands on the river. The notice period of Birch Weir is 90 days, says the owner. "
+    f"Visitors to Birch Weir may stay for 20 minutes.\n{COMMON}"
+)
+
+
+def test_a_train_question_is_asked_of_another_document() -> None:
+    documents = [document(), document("b", BIRCH, "Agreement on Birch Weir")]
+    questions = [asked(), asked("What is the notice period at Alder Mill?")]
+    found = transfer(compared(documents, questions))
+    assert [(t.text, t.fact.answer) for t in found] == [
+        ("How long is the notice period of AG-77?", "90 days"),
+        ("What is the notice period at Birch Weir?", "90 days"),
+    ]
+
+
+def test_what_no_sentence_answers_is_not_asked() -> None:
+    swans = f"Birch Weir feeds 20 swans.\n{COMMON}"
+    other = document("b", swans, "Agreement AG-77 on Birch Weir")
+    assert transfer(compared([document(), other], [asked()])) == []
+
+
+def test_only_documents_of_one_kind_are_asked() -> None:
+    letter = BIRCH.replace(COMMON, "Yours faithfully, the clerk of 3 parishes.")
+    documents = [document(), document("b", letter, "Letter on Birch Weir")]
+    assert transfer(compared(documents, [asked()])) == []
+    assert set(compared(documents, []).kinds.values()) == {"a", "b"}
+
+
+def test_a_question_without_a_name_or_for_a_document_without_one_is_not_asked() -> None:
+    own, other = marks_of(document()), marks_of(document("b", BIRCH, "On Birch Weir"))
+    assert (own.name, own.codes, own.date) == ("Alder Mill", {"AG": "AG-12"}, "2 January 2020")
+    assert renamed("What was said on 2 January 2020?", own, other) == "What was said on 9 May 2021?"
+    assert renamed("Who may stay longest?", own, other) == ""
+    assert renamed("Is Alder Mill older than 500 years?", own, other) == "", "a foreign figure"
+    plain = marks_of(document("c", "A text without any mark.", "Notes"))
+    assert renamed("How long is the notice period of AG-12?", own, plain) == ""
 
 
 def script(chat: Chat) -> str:
@@ -108,9 +159,8 @@ def write(tmp_path: Path, held_out: tuple[Question, ...] = (), model: FakeModel 
 
 def test_unusable_questions_are_refused_and_counted(tmp_path: Path) -> None:
     made = write(tmp_path)
-    written = [q for q in made.questions if q.metadata.get("form") != "gap"]
-    assert [q.references for q in written] == [("45 days",)]
-    assert written[0].evidence[0] in " ".join(TEXT.split())
+    assert [q.references for q in made.questions] == [("45 days",)]
+    assert made.questions[0].evidence[0] in " ".join(TEXT.split())
     assert made.counts["question gives the answer away"] == 2
     assert made.counts["question does not name its subject"] == 2
     assert made.counts["repeated"] == 1
@@ -122,16 +172,24 @@ def test_a_held_out_question_is_never_written(tmp_path: Path) -> None:
         split="test_known",
     )  # fmt: skip
     made = write(tmp_path, (test,))
-    assert all(q.metadata.get("form") == "gap" for q in made.questions)
+    assert not made.questions
     assert made.counts["near-duplicate of another question"] == 2
 
 
-def test_every_fact_is_a_gap_that_hides_its_answer(tmp_path: Path) -> None:
-    gaps = [q for q in write(tmp_path).questions if q.metadata.get("form") == "gap"]
-    assert len(gaps) == len(facts_of([document()]))
-    rows = closed_book_rows(gaps, 0, 0)
+def test_every_fact_is_a_gap_that_hides_its_answer() -> None:
+    facts = facts_of([document()])
+    made = gaps(facts)
+    assert [q.references for q in made] == [(f.answer,) for f in facts]
+    rows = closed_book_rows(made, 0, 0)
     assert all(GAP in r.prompt[1].content and r.origin == "synthetic" for r in rows)
-    assert all(q.text.count(GAP) == 1 for q in gaps)
+    assert all(q.metadata == {"form": "gap"} for q in made)
+    assert not any(q.references[0] in q.text for q in made)
+
+
+def test_a_figure_that_stands_twice_is_twice_a_gap() -> None:
+    row = "Part: B-7; Price in EUR: 86.60; Label text: gasket for Alder Mill, EUR 86.60 each."
+    (made,) = [q for q in gaps(facts_of([document(text=row)])) if q.references == ("EUR 86.60",)]
+    assert "86.60" not in made.text and made.text.count(GAP) == 2
 
 
 def test_a_killed_writer_goes_on(tmp_path: Path) -> None:

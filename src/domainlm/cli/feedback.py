@@ -188,14 +188,22 @@ def stats(
     """Count the feedback, and say how far people agree and which judges may train."""
     from dataclasses import asdict
 
-    from domainlm.feedback.judges import people_agreement, reports_of
+    from domainlm.feedback.grounding import RUBRIC, corrected_groundedness
+    from domainlm.feedback.judges import arm_shares, people_agreement, reports_of
     from domainlm.feedback.log import EventLog
     from domainlm.feedback.opinions import grades, preferences
 
-    with EventLog(load(config, override).feedback_log, create=False) as log:
+    settings = load(config, override)
+    with EventLog(settings.feedback_log, create=False) as log:
         total, events = len(log), log.current()
+    # A result is large: it is read only where somebody graded groundedness.
+    finished = (settings.folder / "result.json").exists()
+    wanted = finished and any(e.rubric == RUBRIC for e in events)
+    grounded = corrected_groundedness(_result(settings.folder), events) if wanted else {}
     reports = reports_of(events, trust)
-    people = people_agreement(grades(events), preferences(events))
+    graded = grades(events)
+    people = people_agreement(graded, preferences(events))
+    shares = arm_shares(graded, reports)
     kinds = Counter((e.kind, e.split or "unknown") for e in events)
     persons = {e.actor.name for e in events if e.actor.kind == "person"}
     if as_json:
@@ -209,6 +217,8 @@ def stats(
                 "judges": [
                     {**asdict(r), "weight": r.weight, "smoothing": r.smoothing} for r in reports
                 ],
+                "shares": [asdict(s) for s in shares],
+                "grounded": {arm: asdict(p.mean) for arm, p in grounded.items()},
             }
         )
         return
@@ -220,12 +230,46 @@ def stats(
     for name, agreement in people.items():
         if agreement:
             typer.echo(f"People agree on {name}: alpha {_shown(agreement)}.")
+    for arm, powered in grounded.items():
+        typer.echo(
+            _clean(f"Grounded answers of {arm}, by people and scorer: {_shown(powered.mean)}.")
+        )
     for r in reports:
         state = "may train" if r.trusted else f"may not train: {r.reason}"
         typer.echo(_clean(f"Judge {r.model} ({r.prompt_digest[:12]}), {r.mode}s: {state}."))
         for name in ("alpha", "sensitivity", "specificity", "flip", "swap", "first"):
             if value := getattr(r, name):
                 typer.echo(f"  {name} {_shown(value)}")
+        for s in shares:
+            if (s.model, s.prompt_digest, "score") == r.key:
+                true = _shown(s.corrected) if s.corrected else "unknown, it errs too often"
+                typer.echo(_clean(f"  {s.arm}: calls {s.called.value:.0%} good; corrected, {true}"))
+
+
+@app.command()
+def judge(
+    config: ConfigFile,
+    model: Annotated[
+        str, typer.Option(help="Who judges, as `model` in the file (default: that one).")
+    ] = "",
+    arm: Annotated[list[str] | None, typer.Option(help="Whose answers (default: all).")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most answers.")] = 200,
+    override: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a model which claims of a run's answers their passages support, twice an answer; `stats`
+    then measures it against people who graded under `--rubric groundedness`.
+    """
+    from domainlm.intake import judge_answers
+
+    settings = load(config, override)
+    with bars(as_json) as shown:
+        kept, unread = judge_answers(settings, model, arm or (), limit, shown)
+    if as_json:
+        print_json({"kept": kept, "unread": unread})
+        return
+    typer.echo(f"{kept} judgements kept, {unread} replies could not be read.")
+    typer.echo("Next: domainlm feedback stats FILE")
 
 
 @app.command()

@@ -26,7 +26,7 @@ def roi(config: ConfigFile, override: CostSettings = None, as_json: AsJson = Fal
     named = [f"cost.{s}" if s.partition("=")[0] in COST_KEYS else s for s in override or []]
     result = do(load(config, named))
     if as_json:
-        parts = ("verdict", "money", "break_evens", "roi")
+        parts = ("verdict", "standings", "money", "break_evens", "roi")
         print_json({p: _plain(getattr(result, p)) for p in parts})
         return
     from domainlm.display.money import show_roi

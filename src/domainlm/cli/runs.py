@@ -20,7 +20,7 @@ RunPath = Annotated[
     Path,
     typer.Argument(help="A run: its YAML file, folder or result.json.", show_default=False),
 ]
-Arms = Annotated[list[str] | None, typer.Option("--arm", help="Only this arm; may be repeated.")]
+Arms = Annotated[list[str] | None, typer.Option("--arm", help="This arm; may be repeated.")]
 
 
 def compare(
@@ -34,12 +34,12 @@ def compare(
     b: Annotated[Path, typer.Argument(help="What it is compared with.", show_default=False)],
     arms: Annotated[
         list[str] | None,
-        typer.Option(help="Arms of A and B, e.g. raft,rag; may be repeated [default: same names]."),
+        typer.Option(help="Arms of A and B, e.g. raft,rag; may be repeated. Without: same names."),
     ] = None,
     metric: Annotated[str, typer.Option(help="primary, correct, token_f1, …")] = "primary",
     margin: Annotated[
         float | None,
-        typer.Option(help="Points that count as no difference [default: the run's]."),
+        typer.Option(help="Points that count as no difference. Without: the run's."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -174,7 +174,7 @@ def history(
                 if not arms or arm["arm"] in arms
             ]
             rows.append({k: v for k, v in row.items() if k not in ("asked", "splits")})
-        print_json({"runs": rows, "drift": [asdict(d) for d in shifts]})
+        print_json({"runs": rows, "drift": [asdict(d) | {"moved": d.moved} for d in shifts]})
         return
     from domainlm.display.runs import show_history
 
@@ -191,10 +191,12 @@ def gate(
         float, typer.Option(help="Points of score (and of wrong answers) that may be lost.")
     ] = 5.0,
     max_dearer: Annotated[
-        float | None, typer.Option(help="Per cent that a question may cost more.")
+        float | None,
+        typer.Option(help="Per cent that a question may cost more; if given."),
     ] = None,
     max_slower: Annotated[
-        float | None, typer.Option(help="Per cent that a question may take longer.")
+        float | None,
+        typer.Option(help="Per cent that a question may take longer; if given."),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Fail what is undecided, too.")] = False,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML there.")] = None,
@@ -285,14 +287,14 @@ def _run_side(path: Path) -> tuple[Side, float, list[Question]]:
     """A run or a pinned run, its margin, and its test questions where it has them."""
     from domainlm import history as past
     from domainlm import paired
-    from domainlm.runs import is_pinned, open_run
+    from domainlm.runs import find, is_pinned
 
     if is_pinned(path):
         pinned = past.pinned(path)
         return pinned.side(), pinned.margin, []
-    opened = open_run(path)
-    test = [q for q in opened.result.questions if q.split in paired.TEST_SPLITS]
-    return paired.side_of(opened.result), opened.config.evaluation.margin, test
+    result, _ = find(path)
+    test = [q for q in result.questions if q.split in paired.TEST_SPLITS]
+    return paired.side_of(result), past.margin_of(result), test
 
 
 def _two(pair: str) -> tuple[str, str]:

@@ -27,7 +27,7 @@ class External:
 
 def is_answers(path: Path) -> bool:
     """Whether a path looks like a file of answers."""
-    return path.is_file() and path.suffix.lower() in (".jsonl", ".ndjson")
+    return path.suffix.lower() in (".jsonl", ".ndjson") and not path.is_dir()
 
 
 def load_answers(path: Path, name: str = "") -> External:

@@ -312,7 +312,9 @@ def _check_numeric(
     if bare is not None:
         raise DataError(f"{where}: task numeric, but the answer {bare[:60]!r} holds no number")
     tolerance = row.get("tolerance")
-    if tolerance is not None and not (_is_number(str(tolerance)) and 0 <= float(tolerance) < 1):
+    if tolerance not in (None, "") and not (
+        _is_number(str(tolerance)) and 0 <= float(tolerance) < 1
+    ):
         raise DataError(f"{where}: tolerance {tolerance!r:.60} is no share; give 0 to below 1")
 
 

@@ -77,7 +77,7 @@ def document(
     doc_id: str, title: str, text: str, source: str, metadata: dict[str, str] | None = None
 ) -> Document:
     """A plain-text document."""
-    text = clean(text)
+    doc_id, text = clean(doc_id), clean(text)
     digest = hashlib.sha256(text.encode()).hexdigest()
     title = one_line(title)[:200] or doc_id
     return Document(doc_id, title, source, text, "text/plain", digest, (), metadata or {})

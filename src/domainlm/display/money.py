@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from domainlm.evaluation import acceptance
 from domainlm.evaluation.roi import NONE, words
 from domainlm.power import Design, sentence
 from domainlm.schema import ArmMoney, BreakEven, Money, RunResult
@@ -23,6 +24,8 @@ def show_roi(result: RunResult) -> None:
         return
     console.print(_table(money, result.verdict.ship))
     console.print(Text(result.verdict.sentence, style="bold"))
+    for standing in result.standings:
+        console.print(f"• {acceptance.summary(standing)}", highlight=False, markup=False)
     for line in (words.chances(money), words.more_questions(money), *words.retraining(money)):
         if line:
             console.print(f"• {line}", highlight=False, markup=False)

@@ -25,6 +25,8 @@ _TITLES = {
     "communities": "Summing up communities",
     "pipeline": "Choosing the pipeline on dev",
     "diagnose": "Following the evidence",
+    "controls": "Asking diagnostic arms",
+    "seeds": "Training again with other seeds",
     "search": "Trying pipelines on dev",
     "synthesis": "Writing questions",
     "scores": "Scoring",

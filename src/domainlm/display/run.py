@@ -67,6 +67,8 @@ def show_result(result: RunResult, page: Path | None) -> None:
             style="bold" if shipped else None,
         )
     console.print(table)
+    if grounded := _grounded(result.summaries):
+        console.print(grounded, highlight=False, markup=False)
     console.print(Text(clean(result.verdict.sentence), style="bold"))
     for reason in result.verdict.reasons:
         console.print(clean(f"• {reason}"), highlight=False, markup=False)
@@ -165,6 +167,21 @@ def show_replay(question: Question, before: Answer, after: Answer, stage: str) -
 
 def _overall(summaries: Sequence[ArmSummary]) -> list[ArmSummary]:
     return [s for s in summaries if s.task == "all" and s.split == "test"]
+
+
+def _grounded(summaries: Sequence[ArmSummary]) -> str:
+    """How well the answers of arms that retrieve stand on their passages, in one line."""
+    said = []
+    for s in _overall(summaries):
+        if "groundedness" in s.metrics:
+            cited = [
+                f"{word} {s.metrics[name].value:.0%}"
+                for word, name in (("right", "citation_precision"), ("cover", "citation_recall"))
+                if name in s.metrics
+            ]
+            more = f" (citations: {', '.join(cited)})" if cited else ""
+            said.append(f"{s.arm} {s.metrics['groundedness'].value:.0%}{more}")
+    return f"Claims that the passages support: {'; '.join(said)}" if said else ""
 
 
 def _asked(result: RunResult) -> int:

@@ -121,25 +121,26 @@ def show_history(
     """Print every run's arms, oldest first, and what drifted before each."""
     console = Console()
     table = Table(title="History", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in ("when", "run", "id", "arm", "quality [95 %]", "right", "$/1,000", "p50 s"):
-        left = column in ("when", "run", "id", "arm")
+    for column in ("run", "arm", "quality [95 %]", "right", "$/1,000 [95 %]", "p50 s [95 %]"):
+        left = column in ("run", "arm")
         table.add_column(column, justify="left" if left else "right", no_wrap=column != "run")
     by_after = {(d.before, d.after): d for d in drifts}
     last: dict[str, str] = {}
     told: list[tuple[Snapshot, Drift]] = []
     for made in snapshots:
         shown = [r for r in made.arms if not arms or r.arm in arms]
+        told_of = [clean(made.name), f"{_when(made)} {made.id[:6]}"]
+        if len(shown) == 1:
+            told_of = ["\n".join(told_of)]
         for n, record in enumerate(shown):
             total = max(1, sum(record.outcomes.values()))
             table.add_row(
-                made.created_at[:16].replace("T", " ") if not n else "",
-                Text(clean(made.name)) if not n else "",
-                made.id[:8] if not n else "",
+                Text(told_of[n]) if n < len(told_of) else "",
                 f"▶ {record.arm}" if record.arm == made.ship else f"  {record.arm}",
                 _interval(record.quality),
                 f"{record.outcomes.get('correct', 0) / total:.0%}",
-                f"{1000 * record.cost_per_question_usd:.4f}",
-                f"{record.latency_p50_s:.2f}",
+                _ranged(record.cost_usd, 1000, 4),
+                _ranged(record.latency_s, 1, 2),
                 end_section=n == len(shown) - 1,
             )
         found = by_after.get((last.get(made.name, ""), made.id))
@@ -153,7 +154,7 @@ def show_history(
 
 def _drift(console: Console, made: Snapshot, found: Drift, arms: Sequence[str]) -> None:
     what = "; ".join(found.changes) or "nothing that is recorded changed"
-    _line(console, f"{made.created_at[:16].replace('T', ' ')} {made.name}: {what}", "italic")
+    _line(console, f"{_when(made)} {made.name}: {what}", "italic")
     if found.note:
         _line(console, f"  ? quality was not compared: {found.note}", "yellow")
     for pair in found.quality.pairs if found.quality else ():
@@ -198,8 +199,22 @@ def _notes(console: Console, notes: Sequence[str]) -> None:
         _line(console, f"! {note}", "yellow")
 
 
+def _when(made: Snapshot) -> str:
+    return made.created_at[:16].replace("T", " ")
+
+
+def _ranged(i: Interval, scale: float, digits: int) -> str:
+    value = f"{scale * i.value:.{digits}f}"
+    if i.low is None or i.high is None:
+        return value
+    return f"{value} [{scale * max(0.0, i.low):.{digits}f}, {scale * i.high:.{digits}f}]"
+
+
 def _ends(d: Interval) -> str:
-    return "-" if d.low is None or d.high is None else f"{100 * d.low:+.1f} to {100 * d.high:+.1f}"
+    if d.low is None or d.high is None:
+        return "-"
+    # Scores lie in [0, 1]; what a t interval claims beyond is cut off.
+    return f"{100 * max(-1.0, d.low):+.1f} to {100 * min(1.0, d.high):+.1f}"
 
 
 def _p(c: Contrast) -> str:

@@ -5,6 +5,7 @@ from typing import Literal
 
 from domainlm import stats
 from domainlm.acceptance import ALL, AcceptanceConfig
+from domainlm.evaluation import fscores
 from domainlm.evaluation.latency import chance_below, percentile
 from domainlm.evaluation.roi import words
 from domainlm.schema import Answer, Interval, Requirement, Score, Standing
@@ -115,16 +116,20 @@ def amount(value: float, unit: str) -> str:
 
 def summary(standing: Standing) -> str:
     """One sentence about an arm: what it meets, misses or leaves open, and how surely."""
+    return f"{standing.arm} {told(standing)}."
+
+
+def told(standing: Standing) -> str:
+    """The same without the arm's name."""
     n, weak = len(standing.requirements), standing.weakest
     if standing.state == "meets":
         sure = f"{said(weak)} (chance {chance(weak)})"
-        if n == 1:
-            return f"{standing.arm} meets the requirement: {sure}."
-        return f"{standing.arm} meets all {n} requirements; the least sure is {sure}."
+        least = f"meets all {n} requirements; the least sure is"
+        return f"meets the requirement: {sure}" if n == 1 else f"{least} {sure}"
     wanted = "misses" if standing.state == "misses" else "undecided"
-    told = "; ".join(_detail(r) for r in standing.requirements if r.state == wanted)
+    which = "; ".join(_detail(r) for r in standing.requirements if r.state == wanted)
     verb = "misses" if standing.state == "misses" else "is not shown to keep"
-    return f"{standing.arm} {verb}: {told}."
+    return f"{verb}: {which}"
 
 
 def cell(requirement: Requirement) -> str:
@@ -180,7 +185,14 @@ class _Held:
         if not having:
             note = "not measured" if task == ALL else "no such question in the test"
             return Requirement(name, "at least", limit, "share", None, None, "undecided", note)
-        values, clusters = [s.metrics[metric] for s in having], [s.cluster for s in having]
+        if metric == "primary" and task == "unanswerable":
+            # To abstain where there is an answer costs precision.
+            having = [s for s in self._scores if metric in s.metrics]
+            values = fscores.abstention(having)
+        else:
+            plain = [s.metrics[metric] for s in having]
+            values = fscores.primary(having) if metric == "primary" else plain
+        clusters = [s.cluster for s in having]
         sure = stats.chance_above(values, clusters, limit)
         value = stats.cluster_interval(values, clusters)
         return self._made(name, "at least", limit, "share", value, sure)

@@ -12,7 +12,7 @@ with TP_c, P_c and G_c the right, predicted and gold answers of class c, and low
 question i. Single values may lie outside [0, 1].
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,6 +21,9 @@ from domainlm.schema import Score
 
 MACRO_F1 = "macro_f1"
 ABSTENTION_F1 = "abstention_f1"
+ABOVE_MAJORITY = "above_majority"
+USUAL = 10
+"""Questions that share their choices from which there is a usual answer."""
 
 
 def primary(scores: Sequence[Score]) -> list[float]:
@@ -55,6 +58,25 @@ def abstention(scores: Sequence[Score]) -> list[float]:
         ]
     )
     return _linearised(gold, said).tolist()  # type: ignore[no-any-return]
+
+
+def above_majority(scores: Sequence[Score]) -> tuple[list[float], list[str]]:
+    """By how much closed-form answers are right more often than the class that is right most often,
+    given every time: one value and one cluster per answer, where `USUAL` questions share choices.
+    """
+    families: dict[str, Counter[str]] = defaultdict(Counter)
+    for score in scores:
+        if score.classified:
+            families[score.classified.family][score.classified.right] += 1
+    usual = {f: c.most_common(1)[0][0] for f, c in families.items() if c.total() >= USUAL}
+    values, clusters = [], []
+    for score in scores:
+        found = score.classified
+        if found and found.family in usual:
+            right = score.outcome == "correct"
+            values.append(float(right) - float(found.right == usual[found.family]))
+            clusters.append(score.cluster)
+    return values, clusters
 
 
 def _macro_f1(scores: Sequence[Score]) -> list[float]:

@@ -91,6 +91,9 @@ def _f_scores(every: Sequence[Score], task: str) -> dict[str, Interval]:
     if part:
         values = fscores.primary(part)
         found["primary"] = stats.cluster_interval(values, [s.cluster for s in part])
+        values, clusters = fscores.above_majority(part)
+        if values:
+            found[fscores.ABOVE_MAJORITY] = stats.cluster_interval(values, clusters)
         if task == "closed_form" and any(s.classified for s in part):
             found[fscores.MACRO_F1] = found["primary"]
     if whole:

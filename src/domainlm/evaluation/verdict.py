@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from domainlm.errors import DataError
 from domainlm.evaluation import acceptance
+from domainlm.evaluation.fscores import ABOVE_MAJORITY
 from domainlm.evaluation.roi import NONE, PEOPLE, monthly_usd, words
 from domainlm.evaluation.summary import ALL, TEST
 from domainlm.schema import (
@@ -133,7 +134,7 @@ def decide(
         ship,
         sentence_of(arms[ship], arms, contrasts, standings),
         (
-            *map(acceptance.summary, standings),
+            *_held(ship, standings),
             *_reasons(ship, reference, arms, contrasts, roi, questions_per_month),
             *_surely(money, ship, 0.0 if standings else min_correct),
         ),
@@ -144,6 +145,38 @@ def decide(
             *(money.notes if money else ()),
         ),
     )
+
+
+def _unmet(
+    arms: dict[str, ArmSummary],
+    standings: Sequence[Standing],
+    contrasts: Sequence[Contrast],
+    stale: Sequence[str],
+) -> Verdict:
+    """Nothing ships, since no arm meets the requirements."""
+    near = acceptance.nearest(standings)
+    n = len(near.requirements)
+    what = "the requirement" if n == 1 else f"all {n} requirements"
+    return Verdict(
+        SHIP_NONE,
+        f"Ship none yet: no arm meets {what}; {near.arm} comes nearest, which "
+        f"{acceptance.told(near)}.",
+        (*_held(near.arm, standings), _standing(arms[near.arm])),
+        tuple(_caveats(arms[near.arm], arms, contrasts, stale)),
+    )
+
+
+def _held(first: str, standings: Sequence[Standing]) -> list[str]:
+    """What every arm makes of the requirements, one arm before the others."""
+    return [acceptance.summary(s) for s in sorted(standings, key=lambda s: s.arm != first)]
+
+
+def _unsure(ship: str, standings: Sequence[Standing]) -> list[str]:
+    """What is open about the requirements of the shipped arm."""
+    own = next((s for s in standings if s.arm == ship), None)
+    if own is None or own.state == "meets":
+        return []
+    return [f"No arm is shown to meet every requirement: {acceptance.summary(own)}"]
 
 
 def _withheld(arms: dict[str, ArmSummary], contrasts: Sequence[Contrast]) -> str:
@@ -178,7 +211,7 @@ def _by_money(
     stale: Sequence[str],
     standings: Sequence[Standing] = (),
 ) -> Verdict:
-    """The arm that nets the most of those that meet the required quality, or none; `chosen` are
+    """The arm that nets the most of those that meet the requirements, or none; `chosen` are
     those that quality would choose.
     """
     net = {a.arm: a.npv_usd for a in money.arms if a.npv_usd is not None}
@@ -186,7 +219,7 @@ def _by_money(
     said = [words.ranking(money), words.chances(money), words.more_questions(money)]
     flips = [f.sentence for f in money.flips[:WORTH_NAMING]]
     reasons = [
-        *map(acceptance.summary, standings),
+        *_held(ship, standings),
         _standing(arms[ship]),
         *_against(ship, arms, contrasts),
         *_surely(money, ship, 0.0 if standings else min_correct),
@@ -367,6 +400,12 @@ def _caveats(
         if losing and other in arms:
             gap = _points(abs(c.difference.value))
             caveats.append(f"On {c.task.replace('_', ' ')} questions {other} is {gap} better.")
+    above = shipped.metrics.get(ABOVE_MAJORITY)
+    if above and (above.low is None or above.low <= 0):
+        caveats.append(
+            "Its closed-form answers are not shown to be right more often than the most common one "
+            f"given every time ({100 * above.value:+.1f} points{_interval_words(above)})."
+        )
     for outcome, phrase in (("wrong", "wrong"), ("abstained", "no answer"), ("failed", "failed")):
         share = _share(shipped, outcome)
         if share >= WORTH_A_WARNING:
@@ -394,11 +433,14 @@ def _gap(c: Contrast) -> str:
 
 def _evidence(c: Contrast) -> str:
     d = c.difference
-    shown = "" if d.low is None or d.high is None else f", 95 % interval {_between(d.low, d.high)}"
     p = ""
     if c.p_adjusted is not None:
         p = ", adjusted p " + (f"{c.p_adjusted:.3f}" if c.p_adjusted >= 0.001 else "below 0.001")
-    return f"{c.verdict} ({100 * d.value:+.1f} points{shown}{p})"
+    return f"{c.verdict} ({100 * d.value:+.1f} points{_interval_words(d)}{p})"
+
+
+def _interval_words(d: Interval) -> str:
+    return "" if d.low is None or d.high is None else f", 95 % interval {_between(d.low, d.high)}"
 
 
 def _interval(i: Interval) -> str:
@@ -426,29 +468,3 @@ def _share(s: ArmSummary, outcome: str) -> float:
 
 def _rank(arm: str) -> tuple[int, str]:
     return (SIMPLICITY.index(arm) if arm in SIMPLICITY else len(SIMPLICITY), arm)
-
-
-def _unmet(
-    arms: dict[str, ArmSummary],
-    standings: Sequence[Standing],
-    contrasts: Sequence[Contrast],
-    stale: Sequence[str],
-) -> Verdict:
-    """Nothing ships, since no arm meets the requirements."""
-    near = acceptance.nearest(standings)
-    n = len(near.requirements)
-    what = "the requirement" if n == 1 else f"all {n} requirements"
-    return Verdict(
-        SHIP_NONE,
-        f"Ship none yet: no arm meets {what}; the nearest one, {acceptance.summary(near)}",
-        (*map(acceptance.summary, standings), _standing(arms[near.arm])),
-        tuple(_caveats(arms[near.arm], arms, contrasts, stale)),
-    )
-
-
-def _unsure(ship: str, standings: Sequence[Standing]) -> list[str]:
-    """What is open about the requirements of the shipped arm."""
-    own = next((s for s in standings if s.arm == ship), None)
-    if own is None or own.state == "meets":
-        return []
-    return [f"No arm is shown to meet every requirement: {acceptance.summary(own)}"]

@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 
 from domainlm.evaluation.agreement import Level, cohen_kappa, gwet_ac1, krippendorff_alpha
+from domainlm.evaluation.calibration import corrected_share
 from domainlm.feedback.opinions import BAD, GOOD, Grade, Preference, grades, preferences
 from domainlm.schema import FeedbackEvent, Interval
 from domainlm.stats import wilson
@@ -108,6 +109,45 @@ def reports_of(events: Sequence[FeedbackEvent], trust: float | None = None) -> l
     """
     threshold = TRUST_ALPHA if trust is None else trust
     return judge_reports(grades(events), preferences(events), threshold=threshold)
+
+
+@dataclass(frozen=True, slots=True)
+class ArmShare:
+    """How many of an arm's answers a judge calls good, and the share corrected for its errors;
+    `corrected` is None for a judge no better than chance.
+    """
+
+    model: str
+    prompt_digest: str
+    arm: str
+    called: Interval
+    corrected: Interval | None
+
+
+def arm_shares(grades: Sequence[Grade], reports: Sequence[JudgeReport]) -> list[ArmShare]:
+    """What each judge of scores says of each arm, corrected by its measured sensitivity and
+    specificity (Rogan & Gladen 1978).
+
+    They count as the same for all arms; where people graded enough answers of an arm,
+    `ppi.powered_mean` does without that. Judges that met no good or no bad answer are left out.
+    """
+    found = []
+    for r in reports:
+        if r.sensitivity is None or r.specificity is None:
+            continue
+        arms: dict[ItemKey, set[str]] = defaultdict(set)
+        for g in grades:
+            if judge_key(g) == r.key:
+                arms[answer_key(g)].add(g.answer.arm)
+        said: dict[str, list[bool]] = defaultdict(list)
+        for item, good in judge_grades(r.key, grades).items():
+            for arm in arms[item] - {""}:
+                said[arm].append(good)
+        for arm, calls in sorted(said.items()):
+            k, n = sum(calls), len(calls)
+            share = corrected_share(k, n, r.sensitivity, r.specificity)
+            found.append(ArmShare(r.model, r.prompt_digest, arm, wilson(k, n), share))
+    return found
 
 
 def people_grades(grades: Iterable[Grade]) -> dict[ItemKey, bool]:

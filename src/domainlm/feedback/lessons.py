@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from domainlm.config import ImproveConfig
 from domainlm.exclusions import Exclusions
 from domainlm.feedback.events import references
 from domainlm.feedback.judges import reports_of
@@ -27,6 +26,7 @@ from domainlm.schema import (
     ThumbRow,
     TrainingRow,
 )
+from domainlm.sections import ImproveConfig
 
 Row = TypeVar("Row", TrainingRow, PreferencePair, ThumbRow)
 

@@ -4,15 +4,41 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import jinja2
 import torch
 
 from domainlm.models.control import control_texts, defuse
-from domainlm.schema import Chat
+from domainlm.schema import Certainty, Chat
 
+OPENING = 5
+"""Tokens of an answer that count as its opening."""
 END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>")
+
+
+@dataclass(slots=True)
+class Written:
+    """One chat's new tokens and their log-probabilities in nats."""
+
+    tokens: list[int] = field(default_factory=list)
+    logps: list[float] = field(default_factory=list)
+
+    def add(self, token: int, logp: float) -> list[int]:
+        """Append a token; returns all so far."""
+        self.tokens.append(token)
+        self.logps.append(logp)
+        return self.tokens
+
+    def certainty(self) -> Certainty:
+        """How sure the model was of these tokens."""
+        opening = self.logps[:OPENING]
+        return Certainty(
+            total=round(sum(self.logps), 4),
+            lowest=round(min(self.logps), 4),
+            opening=round(sum(opening) / len(opening), 4),
+        )
 
 
 def choose(
@@ -27,6 +53,13 @@ def choose(
         for row, stream in zip(weights, streams, strict=True)
     ]
     return torch.cat(drawn)
+
+
+def log_probabilities(logits: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """Log-probability (nats) of each row's chosen token, `(b,)`; logits `(b, v)`."""
+    scores = logits.float()
+    picked = scores.gather(1, chosen.to(scores.device)[:, None])[:, 0]
+    return picked - scores.logsumexp(-1)
 
 
 def stream_seed(seed: int, text: str, occurrence: int) -> int:

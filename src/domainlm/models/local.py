@@ -26,7 +26,14 @@ from domainlm.models.adapted import (
 )
 from domainlm.models.attention import use_groups
 from domainlm.models.base import Listener, report_call
-from domainlm.models.decoding import choose, end_tokens, render_prompt, stream_seed
+from domainlm.models.decoding import (
+    Written,
+    choose,
+    end_tokens,
+    log_probabilities,
+    render_prompt,
+    stream_seed,
+)
 from domainlm.models.embedded import MODEL_NAME, ensure_checkpoint, first_line, quiet_loading
 from domainlm.models.pieces import Piecewise, stop_at
 from domainlm.schema import Chat, Generation, Sampling, Usage
@@ -250,17 +257,18 @@ class LocalModel:
             return front | self._run(batch[half:], prompts, seeds, params, called, told)
         share = (time.perf_counter() - started) / len(batch)
         results = {}
-        for index, tokens in zip(batch, outputs, strict=True):
-            text = self._text(tokens)
+        for index, made in zip(batch, outputs, strict=True):
+            text = self._text(made.tokens)
             cut = stop_at(text, params.stop)
-            ended = cut is not None or tokens[-1] in self.end
+            ended = cut is not None or made.tokens[-1] in self.end
             results[index] = Generation(
                 text=text[:cut].strip(),
-                usage=Usage(len(prompts[index]), len(tokens)),
+                usage=Usage(len(prompts[index]), len(made.tokens)),
                 latency_s=share,
                 model=self.name,
                 finish="stop" if ended else "length",
                 first_token_s=first - called,
+                certainty=made.certainty(),
             )
         return results
 
@@ -270,9 +278,9 @@ class LocalModel:
         seeds: list[int],
         params: Sampling,
         told: Sequence[Piecewise] = (),
-    ) -> tuple[list[list[int]], float]:
-        """New tokens of each prompt, the end token included, and when the first ones were there
-        (`time.perf_counter`); `told` hears of each step.
+    ) -> tuple[list[Written], float]:
+        """What each prompt's answer is, the end token included, and when the first tokens were
+        there (`time.perf_counter`); `told` hears of each step.
 
         Shapes: b chats still decoding, s padded prompt length, v vocabulary.
         """
@@ -287,7 +295,7 @@ class LocalModel:
         cache = prefixed_cache(self.model.config, self._prefix, len(prompts))
         # Sliding-window and recurrent layers may not allow it.
         can_drop = all(type(layer) is DynamicLayer for layer in cache.layers)
-        outputs: list[list[int]] = [[] for _ in prompts]
+        outputs = [Written() for _ in prompts]
         rows = list(range(len(prompts)))  # the chat of each batch row
         alive = set(rows)
         streams = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -302,16 +310,16 @@ class LocalModel:
                 logits_to_keep=1,
             ).logits[:, -1]  # (b, v)
             chosen = choose(logits, [streams[row] for row in rows], params.temperature)
-            tokens = chosen.tolist()
+            tokens, logps = chosen.tolist(), log_probabilities(logits, chosen).tolist()
             if step == 0:
                 # Reading the tokens waits for the device, so this is no queued kernel's time.
                 first = time.perf_counter()
-            for row, token in zip(rows, tokens, strict=True):
+            for row, token, logp in zip(rows, tokens, logps, strict=True):
                 if row in alive:
-                    outputs[row].append(token)
-                    if token in self.end or self._stopped(outputs[row], params.stop):
+                    so_far = outputs[row].add(token, logp)
+                    if token in self.end or self._stopped(so_far, params.stop):
                         alive.discard(row)
-                    elif told and not told[row].grow(self._text(outputs[row])):
+                    elif told and not told[row].grow(self._text(so_far)):
                         alive.discard(row)
             if not alive or step + 1 == params.max_tokens:
                 break

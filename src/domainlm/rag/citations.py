@@ -17,7 +17,7 @@ from domainlm.schema import ABSTENTION, Citation, Passage
 SUPPORT = 0.6
 """Share of a sentence's content words that its source must hold."""
 _WORD = re.compile(r"\w+(?:[.,]\d+)*")
-_EMPTY = frozenset(
+EMPTY = frozenset(
     "a an and are as at be been but by can could did do does for from had has have he her his how "
     "i if in is it its may of on or she so than that the their them there they this to was "
     "we were what when where which who will with would yes you".split()
@@ -46,7 +46,7 @@ def cite(answer: str, passages: Sequence[Passage]) -> tuple[Citation, ...]:
 
 def words(text: str) -> set[str]:
     """Content words and numbers, lower-case."""
-    return {w for w in _WORD.findall(text.lower()) if w not in _EMPTY}
+    return {w for w in _WORD.findall(text.lower()) if w not in EMPTY}
 
 
 def _windows(text: str) -> Iterator[tuple[int, int]]:

@@ -235,6 +235,7 @@ def generate(
                 trace=steps,
                 citations=cite(made.text.strip(), passages[i]),
                 first_token_s=None if made.first_token_s is None else waited + made.first_token_s,
+                certainty=made.certainty,
             )
         )
     return answers

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
 from domainlm.errors import ConfigError, ModelError
-from domainlm.models.base import Array, Reranker
+from domainlm.models.base import Array, Embedder, Reranker
 from domainlm.rag.prompts import quoted
 from domainlm.rag.stages import PostProcessor, Resources
 from domainlm.schema import Message, Passage, Sampling
+
+if TYPE_CHECKING:
+    from domainlm.models.late import LateInteraction
 
 _NUMBER = re.compile(r"(?<!\d)\d{1,3}(?!\d)")
 _KEPT = 500
@@ -55,34 +59,62 @@ def cross_encoder(
     return process
 
 
-def late_interaction(resources: Resources, *, weight: float = 0.5) -> PostProcessor:
-    """Order by MaxSim over the embedder's token vectors (ColBERT, Khattab & Zaharia, 2004.12832):
-    each word of the question counts by its best match in the passage.
+def late_interaction(resources: Resources, *, weight: float = 0.5, head: str = "") -> PostProcessor:
+    """Order by MaxSim over token vectors (ColBERT, Khattab & Zaharia, 2004.12832): each word of the
+    question counts by its best match in the passage. The vectors are the embedder's own, or those
+    of the trained `head`, a folder that `benchmarks/train_reranker.py` wrote.
 
     Raises:
-        ConfigError: the embedder gives no token vectors.
+        ConfigError: the embedder gives no token vectors, or the folder holds no head.
+        ModelError: MiniLM, on which heads stand, is not installed.
     """
-    embedder = resources.embedder
+    ask, read = _trained(resources, head) if head else _own(resources.embedder)
+    recent: dict[tuple[str, str], Array] = resources.cache.setdefault(("token vectors", head), {})
+
+    def process(question: str, passages: Sequence[Passage]) -> list[Passage]:
+        wanted = [(p.chunk_id, p.text) for p in passages]
+        fresh = {k: p for k, p in zip(wanted, passages, strict=True) if k not in recent}
+        query = ask(question).astype(np.float32)
+        recent.update(zip(fresh, read(list(fresh.values())), strict=True))
+        texts = [recent[key].astype(np.float32) for key in wanted]
+        while len(recent) > _KEPT:
+            del recent[next(iter(recent))]
+        scores = [float((query @ t.T).max(1).sum()) if len(t) and len(query) else 0 for t in texts]
+        return reorder(passages, scores, weight)
+
+    return process
+
+
+_Ask = Callable[[str], Array]
+_Read = Callable[[Sequence[Passage]], list[Array]]
+
+
+def _own(embedder: Embedder) -> tuple[_Ask, _Read]:
+    """A question's token vectors, weighted alike, and those of passages."""
     if not isinstance(embedder, TokenEmbedder):
         raise ConfigError(
             "late_interaction needs token vectors, which this embedder does not give; "
             "use `embedder: embedded` or a local one"
         )
 
-    recent: dict[tuple[str, str], Array] = resources.cache.setdefault("token vectors", {})
+    def ask(question: str) -> Array:
+        (vectors,) = embedder.embed_tokens([question])
+        return vectors / np.float32(max(len(vectors), 1))
 
-    def process(question: str, passages: Sequence[Passage]) -> list[Passage]:
-        wanted = [(p.chunk_id, p.text) for p in passages]
-        fresh = [key for key in dict.fromkeys(wanted) if key not in recent]
-        query, *made = embedder.embed_tokens([question, *(text for _, text in fresh)])
-        recent.update(zip(fresh, made, strict=True))
-        texts = [recent[key] for key in wanted]
-        while len(recent) > _KEPT:
-            del recent[next(iter(recent))]
-        scores = [float((query @ t.T).max(1).mean()) if len(t) and len(query) else 0 for t in texts]
-        return reorder(passages, scores, weight)
+    return ask, lambda passages: embedder.embed_tokens([p.text for p in passages])
 
-    return process
+
+def _trained(resources: Resources, head: str) -> tuple[_Ask, _Read]:
+    """The same by a trained head, which reads a passage with its title."""
+    key = ("late interaction", head)
+    if key not in resources.cache:
+        from domainlm.models.late import LateInteraction
+
+        resources.cache[key] = LateInteraction(Path(head))
+    late: LateInteraction = resources.cache[key]
+    return late.question, lambda passages: late.passages(
+        [f"{p.title}\n{p.text}" if p.title else p.text for p in passages]
+    )
 
 
 def model_rank(resources: Resources, *, depth: int = 10, max_chars: int = 600) -> PostProcessor:

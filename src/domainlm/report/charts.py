@@ -291,10 +291,9 @@ def scatter(items: Sequence[CostPoint]) -> Markup:
 def _region(p: CostPoint, x: Axis, y: Axis) -> Markup:
     """Where an arm may lie: the intervals of quality and cost as half-axes of an ellipse."""
     q = p.quality
-    ends = (p.low_cost, p.high_cost, q.low, q.high)
-    if any(end is None for end in ends):
+    if p.low_cost is None or p.high_cost is None or q.low is None or q.high is None:
         return Markup("")
-    left, right, bottom, top = x(ends[0] or 0), x(ends[1] or 0), y(ends[2] or 0), y(ends[3] or 0)
+    left, right, bottom, top = x(p.low_cost), x(p.high_cost), y(q.low), y(q.high)
     at, level = x(p.cost), y(q.value)
     path = f"M{left:.1f},{level:.1f}"
     for to_x, to_y, rx, ry in (
@@ -318,6 +317,27 @@ def _front_line(items: Sequence[CostPoint], x: Axis, y: Axis) -> list[Markup]:
         steps += [(px, steps[-1][1]), (px, py)]
     path = " ".join(f"{a:.1f},{b:.1f}" for a, b in steps)
     return [_tag("polyline", points=path, cls="front")]
+
+
+def end_labels(ends: Sequence[tuple[float, str, int]], x: float, bottom: float) -> list[Markup]:
+    """Names at the ends of lines, one below the other and none below `bottom` while they fit.
+
+    Args:
+        ends: Height, name and slot of each line's end.
+        x: Where the lines end.
+        bottom: Lowest place for a name.
+    """
+    ordered = sorted(ends)
+    places: list[float] = []
+    for py, _, _ in ordered:
+        places.append(max(py, places[-1] + 16) if places else py)
+    for n in reversed(range(len(places))):
+        places[n] = min(places[n], bottom - 16 * (len(places) - 1 - n))
+    parts = []
+    for at, (py, name, slot) in zip(places, ordered, strict=True):
+        parts.append(_line(x, py, x + 6, at, f"leader arm-{slot}"))
+        parts.append(_text(x + 9, at + 4, name, f"label arm-{slot}"))
+    return parts
 
 
 def monthly(cases: Sequence[RoiCase], slots: Mapping[str, int]) -> Markup | None:
@@ -346,11 +366,7 @@ def monthly(cases: Sequence[RoiCase], slots: Mapping[str, int]) -> Markup | None
             _tag("polyline", points=path, cls=f"line arm-{slot}", stroke_dasharray=_DASHES[slot])
         )
         ends.append((line[-1][1], case.arm, slot))
-    at = 0.0
-    for py, arm, slot in sorted(ends):
-        at = max(py, at + 16)
-        parts.append(_line(x.end, py, x.end + 6, at, f"leader arm-{slot}"))
-        parts.append(_text(x.end + 9, at + 4, arm, f"label arm-{slot}"))
+    parts += end_labels(ends, x.end, y.start)
     low, high = count(volumes[0]), count(volumes[-1])
     title = f"Dollars per month against {low} to {high} questions per month, for each arm"
     return _svg(width, height, title, *parts, cls="chart")

@@ -34,7 +34,13 @@ METRIC_NAMES = {
     "evidence_recall": "Evidence recall",
     "evidence_mrr": "Evidence MRR",
     "evidence_ndcg@10": "Evidence nDCG@10",
+    "groundedness": "Grounded",
+    "citation_recall": "Citation recall",
+    "citation_precision": "Citation precision",
     "rouge_l_recall": "ROUGE-L recall",
+    "macro_f1": "Macro-F1",
+    "abstention_f1": "Abstention F1",
+    "above_majority": "Above the most common class",
     "latency_s": "Latency (s)",
 }
 SPLIT_NAMES = {

@@ -25,7 +25,7 @@ from domainlm.report import format as fmt
 from domainlm.report.facts import WAIT_HEAD, facts, turns, waits
 from domainlm.report.markdown import to_markdown
 from domainlm.report.money import HEAD, net_value
-from domainlm.report.questions import JSON, Block, embed, to_json
+from domainlm.report.questions import JSON, embed, to_json
 from domainlm.schema import TASKS, ArmMoney, BreakEven, Contrast, Interval, RunResult
 
 MAX_BYTES = 4_900_000
@@ -43,13 +43,17 @@ RETRIEVAL_METRICS = (
     "evidence_recall",
     "evidence_mrr",
     "evidence_ndcg@10",
+    "groundedness",
+    "citation_precision",
+    "citation_recall",
 )
 COLUMNS = (
     (
         "Primary score",
         "0 to 1",
         "Mean over questions of each task's own metric: token F1 (extractive, multi document), "
-        "accuracy (closed form), ROUGE-L F (summary), abstention (unanswerable). The bar is the "
+        "macro-F1 (closed form), accuracy (numeric), ROUGE-L F (summary, long form), F1 of "
+        "abstaining (unanswerable; 1 or 0 in the mean over tasks). The bar is the "
         "95 % interval, resampled by document.",
     ),
     (
@@ -62,6 +66,13 @@ COLUMNS = (
     ("Token F1", "0 to 1", "Overlap of words with the best reference."),
     ("ROUGE-L F", "0 to 1", "Longest common subsequence with the best reference."),
     ("Similarity", "0 to 1", "Cosine between the embeddings of answer and best reference."),
+    (
+        "Grounded",
+        "0 to 1",
+        "Expected share of the answers' claims that the passages shown support, by the shipped "
+        "scorer; citation precision is the same for the sentences that cite, read against their "
+        "citation alone, and citation recall for all sentences.",
+    ),
     ("p50", "seconds", "Half of the answers took at most this long, retrieval included."),
     ("p95", "seconds", "19 in 20 answers took at most this long."),
     ("Tokens in", "per answer", "Mean tokens that the model read."),
@@ -105,17 +116,17 @@ def to_html(result: RunResult, *, max_bytes: int = MAX_BYTES) -> str:
     )
 
 
-def to_content(result: RunResult, *, max_bytes: int) -> tuple[Markup, Block]:
-    """The report without its page, for an application that has the style sheet and the script.
-
-    Returns:
-        HTML of header and main part, and the data of the question browser, which belongs into a
-        `<script type="{kind}" id="run-data">`.
+def to_content(result: RunResult, *, max_bytes: int) -> Markup:
+    """The report without its page, for an application that has the style sheet and the script:
+    header, main part and the data that the script reads.
     """
     slots = fmt.arm_slots(fmt.arm_names(result))
     block = embed(result, slots, max_bytes)
-    template = _environment().get_template("content.html.j2")
-    return Markup(template.render(_view(result, slots), notes=block.notes)), block  # noqa: S704
+    view = _view(result, slots)
+    view |= {"data": Markup(block.text), "kind": block.kind, "notes": block.notes}  # noqa: S704
+    parts = ("content.html.j2", "data.html.j2")
+    made = [_environment().get_template(name).render(view) for name in parts]
+    return Markup("").join(map(Markup, made))
 
 
 def style_and_script() -> tuple[str, str]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from domainlm.evaluation import acceptance
 from domainlm.report import format as fmt
 from domainlm.report import money
+from domainlm.report.facts import WAIT_HEAD, Waits, waits
 from domainlm.schema import TASKS, Contrast, Requirement, RunResult
 
 _LISTED = 10
@@ -20,6 +21,7 @@ def to_markdown(result: RunResult) -> str:
         _section("Caveats", _bullets(result.verdict.caveats)),
         _section("Requirements", _requirements(result)),
         _section("Arms (all tasks, both test sets)", _arms(result)),
+        *(_section(f"Waiting times: {w.title.lower()}", _waits(w)) for w in waits(result)),
         *(
             _section(f"Contrasts: {title}", _contrasts(found))
             for title, found in fmt.contrast_groups(result)
@@ -76,6 +78,9 @@ def _arms(result: RunResult) -> str:
         "Token F1",
         "ROUGE-L F",
         "Similarity",
+        "Grounded",
+        "Citation precision",
+        "Citation recall",
         "p50",
         "p95",
         "Tokens in",
@@ -87,7 +92,10 @@ def _arms(result: RunResult) -> str:
     rows = []
     for arm, s in fmt.overall(result).items():
         name = _safe(arm)
-        quality = ("exact_match", "token_f1", "rouge_l_f", "semantic_similarity")
+        quality = (
+            *("exact_match", "token_f1", "rouge_l_f", "semantic_similarity"),
+            *("groundedness", "citation_precision", "citation_recall"),
+        )
         primary = s.metrics.get("primary")
         rows.append(
             [
@@ -119,6 +127,16 @@ def _requirements(result: RunResult) -> str:
 
 def _asked_of(result: RunResult) -> tuple[Requirement, ...]:
     return result.standings[0].requirements if result.standings else ()
+
+
+def _waits(found: Waits) -> str:
+    head = ["Arm", *WAIT_HEAD]
+    head += ["Busy"] * (len(found.rows[0][1]) - len(WAIT_HEAD))
+    rows = [
+        [_safe(arm), *(f"{value} ({span})" if span else value for value, span in cells)]
+        for arm, cells in found.rows
+    ]
+    return f"{found.note}\n\n{_table(head, rows)}"
 
 
 def _contrasts(found: Sequence[Contrast]) -> str:

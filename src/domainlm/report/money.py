@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 
 from domainlm.evaluation.roi import NONE, words
 from domainlm.report import format as fmt
-from domainlm.report.charts import _DASHES, Axis, _frame, _line, _svg, _tag, _text
+from domainlm.report.charts import _DASHES, Axis, _frame, _line, _svg, _tag, _text, end_labels
 from domainlm.report.whatif import OTHER_SLOT
 from domainlm.schema import ArmMoney, Money, RunResult, Swing
 
@@ -130,11 +130,7 @@ def _curves(money: Money, slots: Mapping[str, int]) -> Markup:
         dash = _DASHES[slot]
         parts.append(_tag("polyline", points=path, cls=f"line arm-{slot}", stroke_dasharray=dash))
         ends.append((points[-1][1], arm.arm, slot))
-    at = 0.0
-    for py, label, slot in sorted(ends):
-        at = max(py, at + 16)
-        parts.append(_line(x.end, py, x.end + 6, at, f"leader arm-{slot}"))
-        parts.append(_text(x.end + 9, at + 4, label, f"label arm-{slot}"))
+    parts += end_labels(ends, x.end, y.start)
     title = f"{name} over {money.months} months: " + ", ".join(
         f"{a.arm} {fmt.usd(a.cumulative_usd[-1])}" for a in shown
     )
@@ -144,7 +140,7 @@ def _curves(money: Money, slots: Mapping[str, int]) -> Markup:
 def _tornado(money: Money) -> Markup:
     """Bars from the net value at an input's low end to that at its high end, widest first."""
     bars = money.tornado[:10]
-    width, step, left = 480.0, 30.0, 190.0
+    width, step, left = 480.0, 30.0, 236.0
     height = step * len(bars) + 58
     amounts = [v for w in bars for v in (w.npv_low_usd, w.npv_high_usd)]
     pad = 0.04 * (max(amounts) - min(amounts)) or 1.0

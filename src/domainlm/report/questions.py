@@ -7,6 +7,7 @@ too large, the longest prompts and passages are cut first; what was left out is 
 """
 
 import base64
+import functools
 import gzip
 import json
 import math
@@ -27,6 +28,7 @@ MAX_QUESTIONS = 2_000
 _EDGE = 24
 """Shared characters from which a piece of evidence at a passage's edge counts, by exact match."""
 _SPACE = re.compile(r"\s+")
+_UNEVEN = re.compile(r"\s\s|[^\S ]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +115,11 @@ def evidence_ranges(text: str, evidence: Sequence[str]) -> list[list[int]]:
     return merged
 
 
+@functools.lru_cache(maxsize=64)  # arms share their passages
 def _squeezed(text: str) -> tuple[str, list[int]]:
     """The text with runs of blanks as one space, and each character's place in the original."""
+    if not _UNEVEN.search(text):
+        return text, list(range(len(text)))
     chars: list[str] = []
     origin: list[int] = []
     for i, char in enumerate(text):
@@ -256,6 +261,8 @@ def _answer(
         ]
     if answer.error:
         record["error"] = answer.error
+    if answer.withheld:
+        record["withheld"] = answer.withheld
     return record
 
 

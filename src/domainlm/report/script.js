@@ -287,6 +287,7 @@
       ),
       el("p", { class: "answer-text" + (a.text ? "" : " empty") }, a.text || "(empty answer)"),
       a.error ? el("p", { class: "error" }, a.error) : null,
+      a.withheld ? el("p", { class: "note" }, "Withheld as too doubtful: " + a.withheld) : null,
       el("p", { class: "sub" }, effort),
       a.lost ? lost(a) : null,
       scores.length ? fold("Scores", el("dl", { class: "pairs" }, ...scores)) : null,

@@ -117,11 +117,12 @@
     return found;
   }
 
-  function curves(choices) {
+  function curves(choices, spent) {
     const [width, height] = [480, 350];
     const lines = choices.map((a) => {
       const p = roi.plan(a, now);
-      return { arm: a, values: Array.from({ length: now.months + 1 }, (_, m) => p.net(m)) };
+      const of = spent ? p.cost : p.net;
+      return { arm: a, values: Array.from({ length: now.months + 1 }, (_, m) => of(m)) };
     });
     const amounts = [0, ...lines.flatMap((l) => l.values)];
     const [least, most] = [Math.min(...amounts), Math.max(...amounts)];
@@ -147,7 +148,8 @@
     parts.push(line(76, height - 62, right, height - 62, "zero"));
     parts.push(line(76, y(0), right, y(0), "zero"));
     parts.push(text((76 + right) / 2, height - 22, "Month", "name", "middle"));
-    const name = now.value_correct === null ? "Minus cost" : "Value minus cost";
+    const net = now.value_correct === null ? "Minus cost" : "Value minus cost";
+    const name = spent ? "Cost" : net;
     parts.push(text(32, 20, name, "name"));
     const ends = [];
     for (const l of lines) {
@@ -158,9 +160,12 @@
       );
       ends.push([y(l.values[now.months]), l.arm.name, slot]);
     }
-    let at = 0;
-    for (const [to, words, slot] of ends.sort((a, b) => a[0] - b[0])) {
-      at = Math.max(to, at + 16);
+    ends.sort((a, b) => a[0] - b[0]);
+    const places = [];
+    ends.forEach(([to], n) => places.push(n ? Math.max(to, places[n - 1] + 16) : to));
+    for (const [n, [to, words, slot]] of ends.entries()) {
+      // One below the other, and none below the axis while they fit.
+      const at = Math.min(places[n], height - 62 - 16 * (ends.length - 1 - n));
       parts.push(line(right, to, right + 6, at, "leader arm-" + slot));
       parts.push(text(right + 9, at + 4, words, "label arm-" + slot));
     }
@@ -227,7 +232,7 @@
   }
 
   function settings() {
-    const rate = short(100 * now.churn) + " % of the documents change a month";
+    const rate = Number((100 * now.churn).toPrecision(3)) + " % of the documents change a month";
     const right = now.value_correct === null ? "no worth of a right answer set"
       : "a right answer is worth " + said(now.value_correct);
     return "At " + group(now.volume, 0) + " questions a month: " + rate + ", " + right +
@@ -244,21 +249,24 @@
     byId("w-as-run").hidden = same;
     byId("w-reset").disabled = same;
     byId("w-settings").textContent = settings();
-    const decided = decide();
+    const spent = byId("w-cost").checked;
+    const listed = [...data.arms, ...(now.value_correct === null || spent ? [] : [none])];
     if (same) {
       for (const [box, nodes] of untouched) box.replaceChildren(...nodes);
       byId("w-caption").textContent = first.caption;
       byId("w-verdict").textContent = first.verdict;
+      if (spent) byId("w-curves").replaceChildren(curves(listed, spent));
       return;
     }
+    const decided = decide();
     const moved = {};
     for (const { key } of data.sliders) moved[key] = start[key] ? now[key] / start[key] : null;
     const sure = now.value_correct !== null && data.draws;
     const chances = sure ? roi.chances(decided.choices, now, moved, data.draws) : null;
-    const listed = [...data.arms, ...(now.value_correct === null ? [] : [none])];
+    const rows = [...data.arms, ...(now.value_correct === null ? [] : [none])];
     byId("w-verdict").textContent = decided.sentence;
-    byId("w-curves").replaceChildren(curves(listed));
-    byId("w-rows").replaceChildren(...listed.map((a) => row(a, decided, chances)));
+    byId("w-curves").replaceChildren(curves(listed, spent));
+    byId("w-rows").replaceChildren(...rows.map((a) => row(a, decided, chances)));
     byId("w-said").replaceChildren(...sentences(decided, chances));
     byId("w-caption").textContent = settings();
   }
@@ -311,6 +319,7 @@
     });
     show(s);
   }
+  byId("w-cost").addEventListener("input", draw);
   byId("w-reset").addEventListener("click", () => {
     now = { ...start };
     data.sliders.forEach(show);

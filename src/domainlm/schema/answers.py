@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from domainlm.schema.corpus import Passage, Split, Task
-from domainlm.schema.models import Call, Chat
+from domainlm.schema.models import Call, Certainty, Chat
 
 Outcome = Literal["correct", "wrong", "abstained", "failed"]
 
@@ -77,7 +77,8 @@ class Answer:
     """What one arm answered, with the evidence, the exact prompt and every call it caused.
 
     `first_token_s`: seconds from the call to its first token, retrieval of the whole batch
-    included; None where that was not measured.
+    included; None where that was not measured. `withheld`: what the arm would have said, had it
+    not been too unsure.
     """
 
     question_id: str
@@ -94,6 +95,34 @@ class Answer:
     trace: tuple[TraceStep, ...] = ()
     citations: tuple[Citation, ...] = ()
     first_token_s: float | None = None
+    certainty: Certainty | None = None
+    withheld: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Unit vectors `(k, d)` of the kinds of train questions and of their right answers."""
+
+    questions: tuple[tuple[float, ...], ...]
+    answers: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """When an arm withholds its answer: signs are standardised, weighed (the last weight is the
+    bias) and held against `cutoff` (None: never). `kept` and `refused` are the shares of answerable
+    questions answered and of unanswerable ones not, on dev documents that the weights did not see.
+    """
+
+    arm: str
+    centre: tuple[float, ...]
+    scale: tuple[float, ...]
+    weights: tuple[float, ...]
+    cutoff: float | None
+    answerable: int
+    unanswerable: int
+    kept: float
+    refused: float
 
 
 @dataclass(frozen=True, slots=True)

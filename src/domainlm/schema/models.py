@@ -39,6 +39,17 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Certainty:
+    """How sure a model was of what it wrote, in nats: the log-probability of the whole answer, of
+    its least likely token, and the mean of its first tokens.
+    """
+
+    total: float
+    lowest: float
+    opening: float
+
+
+@dataclass(frozen=True, slots=True)
 class Generation:
     """One completion. `finish` is "stop" or "length"; `latency_s` is this item's share of its
     batch's wall time, `first_token_s` the seconds from the call to its first token (None where the
@@ -52,6 +63,7 @@ class Generation:
     finish: Literal["stop", "length", "error"] = "stop"
     error: str = ""
     first_token_s: float | None = None
+    certainty: Certainty | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +106,8 @@ class TrainingRow:
 class RewardRow:
     """One question for GRPO: what a right answer is and what the prompt shows.
 
-    `answerable` is False where the right answer is the abstention.
+    `answerable` is False where the right answer is the abstention; `doc_ids` and `events` as in
+    training rows.
     """
 
     prompt: Chat
@@ -102,6 +115,8 @@ class RewardRow:
     question_id: str
     passages: tuple[Passage, ...] = ()
     answerable: bool = True
+    doc_ids: tuple[str, ...] = ()
+    events: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

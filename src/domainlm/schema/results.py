@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from domainlm.schema.answers import Answer, RagSpec, Score, Trial
+from domainlm.schema.answers import Answer, Doubt, RagSpec, Score, Trial
 from domainlm.schema.corpus import Quarantined, Question
 from domainlm.schema.interval import Interval
 from domainlm.schema.models import Adapter
@@ -241,5 +241,7 @@ class RunResult:
     """Arms against the acceptance criteria; empty where none were set."""
     controls: tuple[Control, ...] = ()
     seeds: tuple[SeedSpread, ...] = ()
+    doubts: tuple[Doubt, ...] = ()
+    """When each arm withholds an answer; empty where it never does."""
     latency: tuple[Latency, ...] = ()
     """One at a time, and at the load that was asked for; empty in results of earlier versions."""

@@ -1,8 +1,7 @@
 """Facts that documents state: a sentence, and the words in it that somebody might ask for.
 
 Amounts, dates, quantities, codes, names and predicates are found by their spelling, without a
-model. Of many candidates those are wanted that resemble what people asked elsewhere: the same kind
-of words, in a sentence near one that answered a train question.
+model.
 """
 
 from __future__ import annotations
@@ -12,16 +11,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from domainlm.corpus.chunking import sentence_spans
 from domainlm.corpus.quotes import find_quote
 from domainlm.graph.entities import mentions
-from domainlm.models.base import Embedder
 from domainlm.rag.rocchio import evidence_spans
 from domainlm.schema import Document, Question
 
 FactKind = Literal["amount", "date", "code", "quantity", "name", "phrase"]
+GAP = "____"
 _WORDS = (4, 60)
 """Words of a sentence that states a fact: less is a heading, more a list or a table."""
 _PHRASE_WORDS = 10
@@ -47,6 +44,7 @@ _PHRASE = re.compile(
     r"\b(?:was|were|is|are|by|to|because of|due to|owing to)\s(?=([a-z][^.,;:()\n]*))"
 )
 _CODE = _PATTERNS[2][1]
+_FIGURE = re.compile(r"\d+(?:[.,:]\d+)*")
 # A line of a PDF ends where the page does, not where the sentence does.
 _WRAP = re.compile(r"(?<=[^\n]{60})(?<![.:;!?])\n(?=\S)")
 _STOP = frozenset("a an the and or of in on at for to with from by new report".split())
@@ -90,7 +88,7 @@ def _stated(document: Document) -> list[Fact]:
     found: dict[tuple[str, int], Fact] = {}
     for low, high in sentence_spans(text):
         sentence = " ".join(text[low:high].split())
-        if not _WORDS[0] <= len(sentence.split()) <= _WORDS[1]:
+        if not _WORDS[0] <= len(sentence.split()) <= _WORDS[1] or _heading(sentence):
             continue
         for start, end, kind in answer_spans(sentence):
             # The subject stands in every question: it cannot be what is asked for.
@@ -98,6 +96,11 @@ def _stated(document: Document) -> list[Fact]:
                 fact = Fact(document.id, subject, sentence, start, end, kind)
                 found.setdefault((sentence, start), fact)
     return list(found.values())
+
+
+def _heading(line: str) -> bool:
+    """Whether a line is in capitals, or neither ends like a sentence nor looks like a table."""
+    return line.isupper() or not re.search(r"[.!?;:|]|\d", line)
 
 
 def subject_of(document: Document) -> str:
@@ -146,6 +149,35 @@ def answer_spans(sentence: str) -> Iterator[tuple[int, int, FactKind]]:
             yield start, start + len(words), "phrase"
 
 
+def question_about(
+    fact: Fact, name: str, text: str, metadata: dict[str, str] | None = None
+) -> Question:
+    """A synthetic question with the fact's words as its answer and its sentence as evidence."""
+    return Question(
+        id=name,
+        text=text,
+        references=(fact.answer,),
+        doc_ids=(fact.doc_id,),
+        evidence=(fact.sentence,),
+        split="train",
+        origin="synthetic",
+        metadata=metadata or {},
+    )
+
+
+def gaps(facts: Sequence[Fact]) -> tuple[Question, ...]:
+    """Each fact's own sentence with a gap; no arm but `tuned` learns from it. A row of a table may
+    say a figure twice: it is a gap wherever it stands.
+    """
+    made = []
+    for n, fact in enumerate(facts):
+        text = f"{fact.subject}: {fact.shown('', GAP, '')}"
+        for figure in _FIGURE.findall(fact.answer):
+            text = re.sub(rf"(?<![\w.,]){re.escape(figure)}(?!\w)", GAP, text)
+        made.append(question_about(fact, f"gap-{n:05d}", text, {"form": "gap"}))
+    return tuple(made)
+
+
 def examples_of(
     questions: Sequence[Question], documents: dict[str, Document]
 ) -> list[tuple[Question, Fact]]:
@@ -175,30 +207,3 @@ def _fact_behind(question: Question, documents: dict[str, Document]) -> Fact | N
                 )
                 return Fact(doc_id, subject_of(document), sentence, *span, kind)
     return None
-
-
-def most_asked(
-    facts: Sequence[Fact], asked: Sequence[Fact], embedder: Embedder, limit: int
-) -> list[Fact]:
-    """The `limit` facts most like one that people asked for: same kind, near in meaning.
-
-    Facts are compared with the answer taken out, so that its value does not count. Without a fact
-    that was asked for, the documents take turns.
-    """
-    if not asked:
-        return _in_turn(facts, limit)
-    vectors = embedder.embed([f.shown("[", f.kind, "]") for f in facts], "passage")
-    known = embedder.embed([f.shown("[", f.kind, "]") for f in asked], "passage")
-    alike = np.array([[f.kind == a.kind for a in asked] for f in facts])
-    nearest = np.where(alike, vectors @ known.T, -1.0).max(axis=1)
-    best = sorted(range(len(facts)), key=lambda n: (-round(float(nearest[n]), 6), n))[:limit]
-    return [facts[n] for n in sorted(best)]
-
-
-def _in_turn(facts: Sequence[Fact], limit: int) -> list[Fact]:
-    place: dict[str, int] = {}
-    ranked = []
-    for n, fact in enumerate(facts):
-        place[fact.doc_id] = place.get(fact.doc_id, 0) + 1
-        ranked.append((place[fact.doc_id], n))
-    return [facts[n] for n in sorted(n for _, n in sorted(ranked)[:limit])]

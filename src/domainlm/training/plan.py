@@ -1,4 +1,6 @@
-"""One adapter as the settings ask: documents read, a rate chosen, rows and preferences trained."""
+"""One adapter as the settings ask: documents read, a rate chosen, rows, preferences and rewards
+trained.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,9 @@ from pathlib import Path
 
 from domainlm.artifacts import digest, dump_json, load_json, write_atomic
 from domainlm.config import TrainingConfig
-from domainlm.schema import Adapter, Document, Lessons, TrainingRow
+from domainlm.schema import Adapter, Document, Lessons, RewardRow, TrainingRow
 from domainlm.training import weights
+from domainlm.training.grpo import train_grpo
 from domainlm.training.preference import train_dpo, train_kto
 from domainlm.training.race import race
 from domainlm.training.sft import row_loss, train_documents, train_sft
@@ -28,13 +31,14 @@ def train_adapter(
     epochs: float,
     dev: Sequence[TrainingRow] = (),
     documents: Sequence[Document] = (),
+    rewarded: Sequence[RewardRow] = (),
     seed: int = 0,
     progress: Report,
 ) -> Adapter:
     """Continued pre-training where `cpt_tokens` asks for it, a race where there are several
-    `learning_rates`, then supervised fine-tuning, then DPO where there are pairs and KTO where
-    there are thumbs, each from the weights of the step before. Whatever was finished before is not
-    repeated.
+    `learning_rates`, then supervised fine-tuning, then DPO where there are pairs, KTO where there
+    are thumbs and GRPO where answers can be verified, each from the weights of the step before.
+    Whatever was finished before is not repeated.
 
     Args:
         name: of the adapter.
@@ -45,6 +49,7 @@ def train_adapter(
         epochs: passes over the rows.
         dev: held-out rows by which learning rates are compared.
         documents: text for continued pre-training.
+        rewarded: questions whose answers can be verified.
         seed: order of rows and initial weights.
         progress: called with (steps done, steps in all, what was found).
 
@@ -114,6 +119,18 @@ def train_adapter(
                 lambda: train_kto(
                     name, lessons.thumbs, base, folder / "kto", config,
                     start=Path(before.path), seed=seed, progress=step,
+                ),
+            )
+        )  # fmt: skip
+    if rewarded:
+        last = steps[-1]
+        steps.append(
+            _once(
+                folder / "grpo",
+                digest(last.digest, tuple(rewarded), config, seed),
+                lambda: train_grpo(
+                    name, rewarded, base, folder / "grpo", config,
+                    start=Path(last.path), seed=seed, progress=step,
                 ),
             )
         )  # fmt: skip

@@ -6,13 +6,16 @@ with the passages it should stand on, and with whether there was an answer at al
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Sequence
 
 from domainlm.config import RewardConfig
 from domainlm.evaluation.metrics import token_f1
 from domainlm.evaluation.tasks import is_abstention
+from domainlm.rag import prompts
 from domainlm.rag.citations import cite
-from domainlm.schema import RewardRow
+from domainlm.rag.pipeline import Retrieval
+from domainlm.schema import Question, RewardRow
 
 Reward = Callable[[str, RewardRow], float]
 
@@ -42,6 +45,29 @@ def abstention(text: str, row: RewardRow) -> float:
     if row.answerable:
         return -1.0 if silent else 0.0
     return 1.0 if silent else -1.0
+
+
+def reward_rows(
+    questions: Sequence[Question], retrieval: Retrieval | None, *, limit: int, seed: int
+) -> tuple[RewardRow, ...]:
+    """At most `limit` questions drawn by `seed`, prompted as the arm will be: with what `retrieval`
+    finds, or closed book without one.
+    """
+    order = list(range(len(questions)))
+    random.Random(seed).shuffle(order)
+    drawn = [questions[n] for n in order[:limit]]
+    if retrieval:
+        retrieval.prepare(drawn)
+    rows = []
+    for question in drawn:
+        found = tuple(retrieval(question)) if retrieval else ()
+        chat = (
+            prompts.with_passages(question, found) if retrieval else prompts.closed_book(question)
+        )
+        shows = tuple(sorted({*question.doc_ids, *(p.doc_id for p in found)}))
+        answerable = bool(question.references)
+        rows.append(RewardRow(chat, question.references, question.id, found, answerable, shows))
+    return tuple(rows)
 
 
 def weighted(config: RewardConfig) -> list[tuple[Reward, float]]:

@@ -22,6 +22,7 @@ from domainlm.errors import MissingExtraError, ModelError
 from domainlm.models.adapted import is_checkpoint
 from domainlm.training import checks
 from domainlm.training.attention import use_blocks
+from domainlm.training.lora import fuse
 
 _WEIGHTS = ("adapter_model*.safetensors", "model*.safetensors")
 
@@ -58,11 +59,14 @@ def load(base: Path | str, config: TrainingConfig, start: Path | None = None) ->
             model = PeftModel.from_pretrained(
                 model, start, is_trainable=True, autocast_adapter_dtype=False
             )
+            fuse(model)
             return tokenizer, model
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"base model {base} cannot be loaded: {str(error):.200}") from None
     # Adapters stay bf16: the optimiser keeps the fp32 masters.
-    return tokenizer, get_peft_model(model, _adapter(config), autocast_adapter_dtype=False)
+    model = get_peft_model(model, _adapter(config), autocast_adapter_dtype=False)
+    fuse(model)
+    return tokenizer, model
 
 
 def _adapter(config: TrainingConfig) -> LoraConfig | PrefixTuningConfig:

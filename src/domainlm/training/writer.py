@@ -3,8 +3,7 @@
 A row shows a sentence with the answer in brackets, and asks for the question. Tuned on some dozen
 train questions, the writer asks about other facts as people do (answer-aware question generation,
 Alberti et al., 1906.05416), where the untuned model of this size cannot; the answer is cut from
-the document and cannot be wrong. Each fact also makes a sentence with a gap. Both are rows for
-`tuned`, which learns the documents by heart through several wordings of each fact (2309.14316).
+the document and cannot be wrong.
 """
 
 from __future__ import annotations
@@ -17,12 +16,11 @@ from domainlm.artifacts import Log
 from domainlm.models.base import ChatModel, purpose
 from domainlm.schema import Chat, Message, Question, Sampling, TrainingRow
 from domainlm.training.data import Synthesis, distinct
-from domainlm.training.facts import Fact, subject_words
+from domainlm.training.facts import Fact, question_about, subject_words
 
 SYSTEM = "Write the question that the words in [brackets] answer."
 EPOCHS = 3
 """Passes over the train questions, of which there are few."""
-GAP = "____"
 _TEMPERATURE = 0.7
 _BATCH = 16
 _MAX_CHARS = 300
@@ -55,7 +53,7 @@ def write_about(
     drafts: Log | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Synthesis:
-    """Questions about facts, `samples` drawn for each and the unusable refused; and gaps.
+    """Questions about facts, `samples` drawn for each and the unusable refused.
 
     Args:
         facts: of train documents only.
@@ -88,32 +86,11 @@ def write_about(
             if refusal:
                 counts[refusal] += 1
             else:
-                kept.append(_question(f"fact-{place}", text, fact))
+                kept.append(question_about(fact, f"fact-{place}", text))
         if progress:
             progress(min(start + _BATCH, len(facts)), len(facts))
     questions = distinct(kept, held_out, examples, counts)
-    gaps = [gap(n, fact) for n, fact in enumerate(facts)]
-    counts["sentences with a gap"] = len(gaps)
-    return Synthesis((*questions, *gaps), dict(sorted(counts.items())))
-
-
-def gap(number: int, fact: Fact) -> Question:
-    """The fact's own sentence, asked with a gap; no arm but `tuned` learns from it."""
-    text = f"{fact.subject}: {fact.shown('', GAP, '')}"
-    return _question(f"gap-{number:05d}", text, fact, {"form": "gap"})
-
-
-def _question(name: str, text: str, fact: Fact, metadata: dict[str, str] | None = None) -> Question:
-    return Question(
-        id=name,
-        text=text,
-        references=(fact.answer,),
-        doc_ids=(fact.doc_id,),
-        evidence=(fact.sentence,),
-        split="train",
-        origin="synthetic",
-        metadata=metadata or {},
-    )
+    return Synthesis(questions, dict(sorted(counts.items())))
 
 
 def _prompt(fact: Fact) -> Chat:

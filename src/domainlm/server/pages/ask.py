@@ -94,6 +94,7 @@ def router(desk: Desk) -> APIRouter:
             "trouble": "",
             "models": choices(cards),
             "arms": [c.name for c in cards],
+            "indexed": site.engine.ground.index is not None,
             "model": default,
             "longest": MAX_QUESTION,
             "examples": [],

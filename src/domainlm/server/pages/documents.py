@@ -10,7 +10,7 @@ from fastapi import APIRouter, File, Form, Request, Response, UploadFile
 from fastapi.responses import RedirectResponse
 
 from domainlm.errors import DomainLMError
-from domainlm.schema import Document
+from domainlm.schema import Document, Quarantined
 from domainlm.server.failures import NotFound
 from domainlm.server.pages.citing import place
 from domainlm.server.pages.desk import Desk
@@ -171,11 +171,20 @@ def _row(document: Document) -> dict[str, Any]:
     }
 
 
-def _quarantined(desk: Desk) -> list[Any]:
-    """Files in the folder that could not be read, and uploads that were refused."""
-    refused = {r.file.source: r.file for r in reversed(desk.site.papers.refusals())}
-    inside = {q.source: q for q in desk.site.engine.ground.quarantined}
-    return list((refused | inside).values())[:200]
+def _quarantined(desk: Desk) -> list[dict[str, Any]]:
+    """Files in the folder that could not be read, and uploads that were refused and not mended."""
+    ground = desk.site.engine.ground
+    good = {d.source for d in ground.documents.values()}
+    inside = [(q, True) for q in ground.quarantined]
+    known = good | {q.source for q in ground.quarantined}
+    refused: dict[str, Quarantined] = {}
+    for refusal in desk.site.papers.refusals():
+        if refusal.file.source not in known:
+            refused.setdefault(refusal.file.source, refusal.file)
+    return [
+        {"source": q.source, "reason": q.reason, "detail": q.detail, "inside": lies_there}
+        for q, lies_there in (*inside, *((q, False) for q in refused.values()))
+    ][:_A_PAGE]
 
 
 def _document(desk: Desk, doc_id: str) -> Document:

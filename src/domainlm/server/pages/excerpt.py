@@ -30,7 +30,7 @@ def excerpt(text: str, start: int, end: int, around: int = AROUND) -> Excerpt:
     line = text.find("\n", first, start) + 1 if first else 0
     first = line if 0 < line <= first + 500 else first
     stop = text.rfind("\n", end, last) if last < len(text) else -1
-    last = stop if stop > last - 500 else last
+    last = stop if stop >= max(end, last - 500) else last
     return Excerpt(text[first:start], text[start:end], text[end:last], first, len(text) - last)
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
@@ -14,7 +11,6 @@ from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import RedirectResponse
 
 from domainlm.feedback.events import ADJUDICATOR
-from domainlm.feedback.exchange import export_log
 from domainlm.feedback.judges import people_agreement, reports_of
 from domainlm.feedback.opinions import grades, preferences
 from domainlm.report import charts
@@ -123,16 +119,6 @@ def router(desk: Desk) -> APIRouter:
         _settle(desk, conflict, choice, user)
         desk.site.audit.note(user.name, "settle", conflict=conflict)
         return RedirectResponse("/feedback#conflicts-h", 303)
-
-    @routes.get("/feedback/export")
-    def export() -> Response:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "export.jsonl"
-            export_log(desk.site.opinions.log, path)
-            body = path.read_bytes()
-        name = f"feedback-{dt.datetime.now(dt.UTC):%Y%m%d-%H%M}.jsonl"
-        headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-        return Response(body, media_type="application/x-ndjson", headers=headers)
 
     return routes
 

@@ -57,6 +57,10 @@ def router(desk: Desk) -> APIRouter:
         site.audit.note(user.name, "sign in")
         return RedirectResponse(onward, 303)
 
+    @routes.get("/csrf", dependencies=door("viewer"))
+    def token(request: Request) -> dict[str, str]:
+        return {"csrf": request.state.csrf}
+
     @routes.post("/logout", dependencies=door("viewer"))
     def leave(request: Request) -> Response:
         end_session(request, site)

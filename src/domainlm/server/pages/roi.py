@@ -53,8 +53,8 @@ def router(desk: Desk) -> APIRouter:
 
     @routes.get("/roi")
     def roi(request: Request) -> Response:
-        given = {s.name: request.query_params.get(s.name, "").strip() for s in SLIDERS}
-        asked = any(s.name in request.query_params for s in SLIDERS)
+        sent = request.query_params
+        given = {s.name: sent[s.name].strip() for s in SLIDERS if s.name in sent}
         part = "hx-request" in request.headers
         if desk.site.engine.result() is None:
             return desk.renderer.page(request, "roi.html", "roi", sliders=(), trouble="")
@@ -62,11 +62,11 @@ def router(desk: Desk) -> APIRouter:
         values: dict[str, float | None] = {}
         reprice = desk.site.runs.reprice
         try:
-            values = changed(given) if asked else {}
+            values = changed(given)
             made = reprice("", values)
             shown |= priced(made)
-            shown["configured"] = reprice("", {}).verdict.sentence if asked else ""
-            shown["changed"] = asked and shown["configured"] != made.verdict.sentence
+            shown["configured"] = reprice("", {}).verdict.sentence if given else ""
+            shown["changed"] = bool(given) and shown["configured"] != made.verdict.sentence
         except DomainLMError as error:
             shown["trouble"] = str(error)
         if part:

@@ -78,11 +78,11 @@ def router(desk: Desk) -> APIRouter:
     @routes.get("/runs/{key}")
     def run(request: Request, key: str) -> Response:
         found = _one(desk, key)
-        content, data = to_content(found.result, max_bytes=_DATA_BYTES)
+        content = to_content(found.result, max_bytes=_DATA_BYTES)
+        title = found.result.name
         return desk.renderer.page(
-            request, "run.html", "runs", run=found, content=content, data=data,
-            title=found.result.name,
-        )  # fmt: skip
+            request, "run.html", "runs", run=found, content=content, title=title
+        )
 
     @routes.get("/runs/{key}/report.html")
     def report(key: str) -> Response:

@@ -40,11 +40,31 @@
     if (status === 429) return "The server is busy; try again in a moment.";
     return "The server answered " + status + "; try again, and look at its log if it stays so.";
   }
-  function failed(status, body) {
+  // A page that outlived its session gets a new token as soon as someone is signed in again.
+  let stale = false;
+  async function renew() {
+    const answer = await fetch("/csrf", { credentials: "same-origin" }).catch(() => null);
+    if (!answer?.ok) return false;
+    const { csrf } = await answer.json();
+    document.body.dataset.csrf = csrf;
+    document.body.setAttribute("hx-headers", JSON.stringify({ "X-CSRF-Token": csrf }));
+    for (const field of document.querySelectorAll("input[name=csrf_token]")) field.value = csrf;
+    stale = false;
+    return true;
+  }
+  window.addEventListener("focus", async () => {
+    if (stale && (await renew())) say("You are signed in again. Repeat what you wanted to do.");
+  });
+  async function failed(status, body) {
+    if (status === 403 && body.includes('"csrf"') && (await renew())) {
+      say("This page had become too old. It is up to date now: repeat what you wanted to do.");
+      return;
+    }
+    stale = stale || status === 401;
     const again = { href: "/login", text: "Sign in again in a new tab, then repeat.", blank: true };
     say(sentence(status, body), true, status === 401 ? again : null);
   }
-  window.domainlm = { say, failed, sentence, store, csrf: document.body.dataset.csrf, drawer };
+  window.domainlm = { say, failed };
   document.addEventListener("htmx:responseError", (event) =>
     failed(event.detail.xhr.status, event.detail.xhr.responseText),
   );

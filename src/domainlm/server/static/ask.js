@@ -1,7 +1,7 @@
 // The answer appears while it is written; the finished one comes from the server with its sources.
 (() => {
   "use strict";
-  const { failed, say, forget, csrf } = window.domainlm;
+  const { failed, say, forget } = window.domainlm;
   const form = document.getElementById("ask");
   const field = document.getElementById("question");
   const turns = document.getElementById("turns");
@@ -31,7 +31,7 @@
     card.className = "panel";
     card.setAttribute("aria-busy", "true");
     const text = document.createElement("p");
-    text.className = "prose live";
+    text.className = "prose typing";
     text.dir = "auto";
     const note = document.createElement("p");
     note.className = "row sub";
@@ -81,7 +81,7 @@
       const answer = await fetch("/ask/stream", {
         method: "POST",
         body: new URLSearchParams(new FormData(form)),
-        headers: { "X-CSRF-Token": csrf, Accept: "text/event-stream" },
+        headers: { "X-CSRF-Token": document.body.dataset.csrf, Accept: "text/event-stream" },
         credentials: "same-origin",
         signal: running.signal,
       });
@@ -113,7 +113,7 @@
       if (!finished) throw new Error("cut off");
     } catch {
       view.note.remove();
-      view.text.classList.remove("live");
+      view.text.classList.remove("typing");
       const aborted = running.signal.aborted;
       say(
         aborted

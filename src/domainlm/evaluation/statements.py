@@ -1,0 +1,77 @@
+"""An answer taken apart into claims: the sentences, list items and half-sentences that can be
+checked one by one. What states nothing (a greeting, a question back, a bare heading) is no claim.
+"""
+
+from __future__ import annotations
+
+import re
+
+from domainlm.corpus.chunking import sentence_spans
+from domainlm.evaluation.tasks import is_abstention
+from domainlm.rag.citations import words
+
+_LOWER_END = re.compile(r"(?<=\w)\s?[.!?]\s+(?=[a-z])")
+"""A sentence end in lower-cased text with blanks around its marks, as corpora are tokenised."""
+_BULLET = re.compile(r"^\s*(?:[-*•‣▪]|\(?\d{1,2}[.)]|#{1,6})\s+")
+_MARK = re.compile(r"\s*\[\d{1,3}(?:\s*,\s*\d{1,3})*\]")
+_SOURCE = re.compile(
+    r"^(?:based on|according to|as (?:stated|mentioned|described|noted) in) "
+    r"(?:the |these |this |your )?(?:\w+ ){0,2}"
+    r"(?:documents?|context|passages?|texts?|excerpts?|sources?|articles?|information)"
+    r"(?: (?:provided|given|above))?,? *",
+    re.IGNORECASE,
+)
+_TALK = re.compile(
+    r"^\W*(?:(?:sure|certainly|of course|hello|hi|thanks|thank you|you're welcome)\W*$"
+    r"|(?:i hope|let me know|(?:please )?feel free|thank you for (?:your|the|asking))\b)",
+    re.IGNORECASE,
+)
+_CLAUSE = re.compile(r";\s+|,\s+(?:but|whereas|while)\s+(?=\w+\s+\w+\s+\w+)")
+_BARE = frozenset({"no", "not", "maybe", "answer"})
+"""Beside empty words, what leaves nothing to look up: "The answer is no." stands nowhere."""
+_SHORT_CLAUSE = 4
+"""Words that a half-sentence needs to stand alone."""
+
+
+def claims(answer: str) -> tuple[str, ...]:
+    """The claims of an answer in order; none for an abstention or an empty text.
+
+    A sentence is cut at semicolons and before contrasting clauses where both sides can stand alone.
+    Citation marks, bullets and "According to the documents," are left out.
+    """
+    if not answer.strip() or is_abstention(answer):
+        return ()
+    found = []
+    for line in answer.splitlines():
+        line = _BULLET.sub("", _MARK.sub("", line)).strip()
+        for sentence in _sentences(line):
+            sentence = _SOURCE.sub("", sentence).strip()
+            if states(sentence):
+                found += _clauses(sentence)
+    return tuple(found)
+
+
+def states(sentence: str) -> bool:
+    """Whether a sentence says something that a document could support."""
+    if sentence.endswith(("?", ":")) or _TALK.match(sentence):
+        return False
+    return bool(words(sentence) - _BARE) and not is_abstention(sentence)
+
+
+def _sentences(line: str) -> list[str]:
+    found = []
+    for start, end in sentence_spans(line):
+        piece = line[start:end]
+        at = 0
+        for stop in _LOWER_END.finditer(piece) if piece.islower() else ():
+            found.append(piece[at : stop.end()].strip())
+            at = stop.end()
+        found.append(piece[at:].strip())
+    return [f for f in found if f]
+
+
+def _clauses(sentence: str) -> list[str]:
+    parts = [p.strip() for p in _CLAUSE.split(sentence)]
+    if all(len(p.split()) >= _SHORT_CLAUSE and words(p) for p in parts):
+        return parts
+    return [sentence]
