@@ -1,6 +1,7 @@
 """How fast does the server answer, and does it lose anything when it is killed?
 
-    python benchmarks/server.py --json OUT [--config FILE] [--work DIR] [--askers 16]
+    python benchmarks/server.py --json OUT [--config FILE] [--work DIR] [--set KEY=VALUE]
+                                [--parts page token throughput feedback]
 
 Serves a configuration (the shipped example; its arms base and rag, which need no training) as
 `domainlm serve` does, in a process of its own, and measures from outside: the first page with all
@@ -23,7 +24,9 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,8 @@ from domainlm.experiment import ingest
 from domainlm.feedback.log import EventLog
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "aldervale" / "domainlm.yaml"
+PARTS = ("page", "token", "throughput", "feedback")
+ASKERS = 16
 POSTS, CLIENTS, KILLS = 1_000, 8, 2
 ALONE, STREAMED = 8, 10
 
@@ -134,19 +139,28 @@ def ask(url: str, model: str, question: str) -> tuple[bool, float, int, int]:
     return made.status_code == 200, took, usage["prompt_tokens"], usage["completion_tokens"]
 
 
-def throughput(url: str, model: str, questions: list[str], askers: int) -> dict[str, Any]:
-    """Questions one at a time, then other questions by `askers` at once, two each."""
-    alone_asked, together_asked = questions[:ALONE], questions[ALONE : ALONE + 2 * askers]
+def first_tokens(url: str, questions: list[str]) -> dict[str, Any]:
+    """First tokens of `rag`, question after question."""
+    seconds = [first_token(url, "rag", q) for q in questions]
+    return {
+        "median_s": round(statistics.median(seconds), 3),
+        "slowest_s": round(max(seconds), 3),
+    }
+
+
+def throughput(url: str, model: str, questions: list[str]) -> dict[str, Any]:
+    """Questions one at a time, then other questions by all askers at once, two each."""
+    alone_asked, together_asked = questions[:ALONE], questions[ALONE : ALONE + 2 * ASKERS]
     started = time.perf_counter()
     alone = [ask(url, model, q) for q in alone_asked]
     alone_s = time.perf_counter() - started
     started = time.perf_counter()
-    with ThreadPoolExecutor(askers) as pool:
+    with ThreadPoolExecutor(ASKERS) as pool:
         together = list(pool.map(lambda q: ask(url, model, q), together_asked))
     together_s = time.perf_counter() - started
     rates = len(alone) / alone_s, len(together) / together_s
     return {
-        "askers": askers,
+        "askers": ASKERS,
         "failed": sum(not ok for ok, *_ in together),
         "alone_per_s": round(rates[0], 3),
         "together_per_s": round(rates[1], 3),
@@ -216,10 +230,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--config", type=Path, default=EXAMPLE)
     parser.add_argument("--work", type=Path, help="folder of the run (default: a new one)")
-    parser.add_argument("--askers", type=int, default=16)
+    parser.add_argument("--set", action="append", default=[], help="a setting, such as model=fake")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     given = parser.parse_args()
     work = given.work or Path(tempfile.mkdtemp(prefix="server-"))
     overrides = [f"output={work.resolve()}", "arms=[base,rag]", "serve.requests_per_minute=1000000"]
+    overrides += given.set
     config = load_config(given.config, overrides)
     os.environ["HF_HUB_OFFLINE"] = "1"
     ingest(config)
@@ -230,18 +246,19 @@ def main() -> None:
         "cores": os.cpu_count(),
         "load_before": os.getloadavg()[0],
         "start_s": round(server.ready_s, 1),
-        "first_page": first_page(server.url),
     }
-    print(json.dumps(figures, indent=1), flush=True)
-    tokens = [first_token(server.url, "rag", q) for q in questions[-STREAMED:]]
-    figures["first_token"] = {
-        "median_s": round(statistics.median(tokens), 3),
-        "slowest_s": round(max(tokens), 3),
-    }
+
+    def measure(part: str, name: str, make: Callable[[], dict[str, Any]]) -> None:
+        if part in given.parts:
+            figures[name] = make()
+            print(json.dumps({name: figures[name]}), flush=True)
+
+    measure("page", "first_page", lambda: first_page(server.url))
+    measure("token", "first_token", lambda: first_tokens(server.url, questions[-STREAMED:]))
     for model in ("base", "rag"):
-        figures[f"throughput_{model}"] = throughput(server.url, model, questions, given.askers)
-        print(json.dumps(figures[f"throughput_{model}"]), flush=True)
-    figures["feedback"] = feedback(server, config, questions[0])
+        name = f"throughput_{model}"
+        measure("throughput", name, partial(throughput, server.url, model, questions))
+    measure("feedback", "feedback", lambda: feedback(server, config, questions[0]))
     figures["end_s"] = round(server.end(), 2)
     figures["load_after"] = os.getloadavg()[0]
     given.json.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
