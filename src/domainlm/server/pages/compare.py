@@ -110,12 +110,9 @@ def _vote(desk: Desk, request: Request, blind_id: str, form: dict[str, str], pag
     message, kind, status = "", "", 200
     try:
         before = _voted(desk, blind, user.name)
-        desk.site.opinions.say(
-            blind.answer_ids,
-            _words(blind, form),
-            Actor("person", user.name, user.role),
-            supersedes=before.id if before else "",
-        )
+        actor = Actor("person", user.name, user.role)
+        replaced = before.id if before and before.actor == actor else ""
+        desk.site.opinions.say(blind.answer_ids, _words(blind, form), actor, supersedes=replaced)
         desk.site.audit.note(user.name, "feedback", comparison=blind.id)
     except DomainLMError as error:
         message, kind, status = str(error), "bad", 422

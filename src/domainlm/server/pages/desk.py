@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from domainlm.server.pages.blind import Comparisons
+from domainlm.server.pages.history import Briefs
 from domainlm.server.pages.logbook import Logbook
 from domainlm.server.pages.render import Renderer
 from domainlm.server.site import Site
@@ -18,6 +19,7 @@ class Desk:
     renderer: Renderer
     logbook: Logbook
     comparisons: Comparisons
+    briefs: Briefs
 
 
 def desk_of(site: Site) -> Desk:
@@ -27,4 +29,5 @@ def desk_of(site: Site) -> Desk:
         Renderer(site),
         Logbook(site.opinions),
         Comparisons(site.config.beside("compared.jsonl")),
+        Briefs(site.runs, site.config.name),
     )

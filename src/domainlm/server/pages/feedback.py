@@ -34,6 +34,7 @@ from domainlm.server.pages.conflicts import Conflict, allowed, conflicts, settle
 from domainlm.server.pages.desk import Desk
 from domainlm.server.pages.doors import door
 from domainlm.server.pages.logbook import Entries
+from domainlm.server.pages.render import is_fragment
 
 _A_PAGE = 40
 _SEARCHED = 5_000
@@ -93,7 +94,7 @@ def router(desk: Desk) -> APIRouter:
         filters = Filters(q.strip()[:200], kind, who, arm, state)
         entries = desk.logbook.read()
         listed = _listed(desk, entries, filters, max(1, page), request.state.user)
-        if "hx-request" in request.headers:
+        if is_fragment(request):
             return desk.renderer.page(request, "events.html", "feedback", **listed)
         return desk.renderer.page(
             request, "feedback.html", "feedback", filters=asdict(filters), **listed,
@@ -170,7 +171,7 @@ def _row(
         answers,
         _own_text(desk, event),
         "" if counts or event.kind == "retract" else taken.get(event.id, "taken back"),
-        event.split not in ("", "train") and event.kind != "retract",
+        event.split != "train" and event.kind != "retract",
         counts and (mine or user.may("admin")) and user.may("rater"),
     )
 

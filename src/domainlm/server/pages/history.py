@@ -11,7 +11,7 @@ from domainlm.errors import DataError
 from domainlm.report import format as fmt
 from domainlm.schema import RunResult
 from domainlm.server.failures import NotFound
-from domainlm.server.runs import Runs
+from domainlm.server.runs import RunCard, Runs
 
 _LISTED = 30
 
@@ -22,17 +22,55 @@ class Finished:
 
     key: str
     result: RunResult
+
+
+@dataclass(frozen=True, slots=True)
+class Brief:
+    """A run as a list shows it; `scores` are primary scores by arm."""
+
+    key: str
     current: bool
+    time: str
+    ship: str
+    sentence: str
+    questions: int
+    documents: int
+    scores: dict[str, float | None]
 
 
-def finished(runs: Runs, served: str) -> list[Finished]:
-    """The runs that are served or were set aside under this name, newest first."""
-    found = []
-    for card in runs.cards()[:_LISTED]:
-        if card.name == served or card.name.startswith(f"{served}."):
+class Briefs:
+    """The runs of a site in brief: results are large, so each is read once for the list."""
+
+    def __init__(self, runs: Runs, served: str) -> None:
+        self._runs, self._served = runs, served
+        self._known: dict[RunCard, dict[str, float | None]] = {}
+
+    def all(self) -> list[Brief]:
+        """The run that is served, then those that were set aside under its name, newest first."""
+        name = self._served
+        mine = [c for c in self._runs.cards() if c.name == name or c.name.startswith(f"{name}.")]
+        found = []
+        for card in sorted(mine, key=lambda c: c.name != name)[:_LISTED]:
             with contextlib.suppress(DataError, NotFound):
-                found.append(Finished(card.name, runs.result(card.name), card.name == served))
-    return sorted(found, key=lambda f: not f.current)
+                found.append(
+                    Brief(
+                        card.name,
+                        card.name == name,
+                        card.created_at,
+                        card.ship,
+                        card.sentence,
+                        card.questions,
+                        card.documents,
+                        self._scores(card),
+                    )
+                )
+        return found
+
+    def _scores(self, card: RunCard) -> dict[str, float | None]:
+        if card not in self._known:
+            result = self._runs.result(card.name)
+            self._known[card] = {a: _figures(result, a)[0] for a in fmt.arm_names(result)}
+        return self._known[card]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +140,7 @@ def _flat(value: Any, name: str = "") -> dict[str, str]:
     return {name: str(value)}
 
 
-def scores_over(found: Sequence[Finished]) -> dict[str, list[float | None]]:
+def scores_over(found: Sequence[Brief]) -> dict[str, list[float | None]]:
     """Primary score of each arm in each run, in the order given."""
-    arms = dict.fromkeys(a for f in found for a in fmt.arm_names(f.result))
-    return {a: [_figures(f.result, a)[0] for f in found] for a in arms}
+    arms = dict.fromkeys(a for brief in found for a in brief.scores)
+    return {a: [brief.scores.get(a) for brief in found] for a in arms}

@@ -49,7 +49,10 @@ def environment() -> jinja2.Environment:
 
 def is_fragment(request: Request) -> bool:
     """Whether a part of a page is wanted, to be put into the page that is open."""
-    return "hx-request" in request.headers or "x-fragment" in request.headers
+    headers = request.headers
+    # Going back in the browser asks in the same way, for the whole page.
+    part = "hx-request" in headers and "hx-history-restore-request" not in headers
+    return part or "x-fragment" in headers
 
 
 class Renderer:

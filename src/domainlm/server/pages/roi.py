@@ -17,6 +17,7 @@ from domainlm.report.money import HEAD, net_value, rows
 from domainlm.schema import RunResult
 from domainlm.server.pages.desk import Desk
 from domainlm.server.pages.doors import door
+from domainlm.server.pages.render import is_fragment
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ def router(desk: Desk) -> APIRouter:
     def roi(request: Request) -> Response:
         sent = request.query_params
         given = {s.name: sent[s.name].strip() for s in SLIDERS if s.name in sent}
-        part = "hx-request" in request.headers
+        part = is_fragment(request)
         if desk.site.engine.result() is None:
             return desk.renderer.page(request, "roi.html", "roi", sliders=(), trouble="")
         shown: dict[str, Any] = {"trouble": "", "part": part, "changed": False}

@@ -18,7 +18,7 @@ from domainlm.server.failures import NotFound
 from domainlm.server.jobs import KINDS, Job
 from domainlm.server.pages.desk import Desk
 from domainlm.server.pages.doors import door
-from domainlm.server.pages.history import Finished, compare, finished, scores_over
+from domainlm.server.pages.history import Finished, compare, scores_over
 from domainlm.server.pages.trends import history
 from domainlm.server.site import Site
 
@@ -53,15 +53,14 @@ def router(desk: Desk) -> APIRouter:
 
     @routes.get("/runs")
     def runs(request: Request) -> Response:
-        found = finished(site.runs, site.config.name)
-        oldest = found[::-1]
-        names = [f.result.created_at[:16].replace("T", " ") for f in oldest]
+        found = desk.briefs.all()
+        oldest = sorted(found, key=lambda b: b.time)
+        names = [b.time[:16].replace("T", " ") for b in oldest]
         return desk.renderer.page(
             request,
             "runs.html",
             "runs",
             runs=found,
-            rows=[_row(f) for f in found],
             chart=history(names, scores_over(oldest), fmt.arm_slots(ARMS)),
             **jobs_for(desk, "run"),
         )
@@ -164,8 +163,7 @@ def _result(kind: str, result: Any) -> str:
 
 
 def _one(desk: Desk, key: str) -> Finished:
-    served = desk.site.config.name
-    return Finished(key or served, desk.site.runs.result(key), (key or served) == served)
+    return Finished(key or desk.site.config.name, desk.site.runs.result(key))
 
 
 def _contrasts(site: Site, before: str, after: str) -> list[Contrast]:
@@ -173,18 +171,3 @@ def _contrasts(site: Site, before: str, after: str) -> list[Contrast]:
     with contextlib.suppress(DataError):
         return [pair.whole for pair in site.runs.compare(before, after).pairs]
     return []
-
-
-def _row(found: Finished) -> dict[str, Any]:
-    result = found.result
-    best = fmt.overall(result).get(result.verdict.ship)
-    primary = best.metrics.get("primary") if best else None
-    return {
-        "key": found.key,
-        "current": found.current,
-        "time": result.created_at,
-        "ship": result.verdict.ship,
-        "score": primary.value if primary else None,
-        "questions": best.n if best else None,
-        "documents": result.data.documents,
-    }

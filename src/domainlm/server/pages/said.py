@@ -113,11 +113,13 @@ def _keep(desk: Desk, given: Given, form: Form, now: Saying, actor: Actor) -> st
         opinions.retract(before.id, "", actor)
         return "Taken back."
     words = Words(form.thumb, form.rating, form.edit, flag=form.flag)
-    replaced = before.id if before and not form.flag else ""
+    # Only the very same author can replace a word, and a role may have changed since.
+    replaced = before.id if before and before.actor == actor and not form.flag else ""
     kept = opinions.say([given.id], words, actor, supersedes=replaced)
-    if kept.split in ("", "train"):
+    if kept.split == "train":
         return "Kept. The next improve round can learn from it."
-    return "Kept. The question is held out, so this measures and never trains."
+    why = "is held out" if kept.split else "is too like one that is held out"
+    return f"Kept. The question {why}, so this measures and never trains."
 
 
 def _mine(desk: Desk, answer_id: str, reader: str, kind: EventKind) -> FeedbackEvent | None:
