@@ -31,7 +31,8 @@ from domainlm.contenders import open_index, stage_resources
 from domainlm.display.progress import Bars
 from domainlm.evaluation import selective
 from domainlm.evaluation.tasks import is_abstention, score_answers
-from domainlm.experiment import corpus_key, load_result, read_corpus, split_corpus
+from domainlm.experiment import load_result
+from domainlm.ground import corpus_key, read_corpus, split_corpus
 from domainlm.models.base import load_chat_model, load_embedder
 from domainlm.rag.arms import arm_of
 from domainlm.rag.pipeline import Retrieval

@@ -36,9 +36,10 @@ from domainlm.corpus.readers import load_documents
 from domainlm.corpus.splits import split_questions
 from domainlm.errors import DataError
 from domainlm.evaluation.tasks import score_answers
-from domainlm.experiment import prepare, train, workbench
+from domainlm.experiment import train, workbench
 from domainlm.feedback.judges import reports_of
 from domainlm.feedback.log import EventLog
+from domainlm.ground import prepare
 from domainlm.improve import improve
 from domainlm.intake import import_feedback
 from domainlm.registry import Registry, registry_of

@@ -25,7 +25,8 @@ from domainlm.artifacts import RunDir, digest, write_atomic
 from domainlm.config import Config, load_config
 from domainlm.display.progress import Bars
 from domainlm.evaluation.tasks import score_answers
-from domainlm.experiment import prepare, workbench
+from domainlm.experiment import workbench
+from domainlm.ground import prepare
 from domainlm.schema import Lessons, Question, Score
 from domainlm.training.data import closed_book_rows
 

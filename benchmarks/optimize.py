@@ -26,7 +26,7 @@ from domainlm.artifacts import RunDir, Silent
 from domainlm.config import load_config
 from domainlm.evaluation.metrics import retrieval_metrics
 from domainlm.evaluation.tasks import clusters_of
-from domainlm.experiment import corpus_key, indexed, split_corpus
+from domainlm.ground import corpus_key, indexed, split_corpus
 from domainlm.models.base import Embedder, load_embedder
 from domainlm.rag.pipeline import Retrieval
 from domainlm.rag.stages import Resources

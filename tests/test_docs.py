@@ -8,9 +8,9 @@ import yaml
 from pydantic import BaseModel
 from typer.main import get_command
 
-from domainlm.budgets import BUDGETS
 from domainlm.cli import app
 from domainlm.config import Config
+from domainlm.config.budgets import BUDGETS
 from domainlm.rag.stages import STAGES, factory_of
 
 ROOT = Path(__file__).parents[1]

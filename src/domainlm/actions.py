@@ -11,18 +11,11 @@ from domainlm.config import Config
 from domainlm.diagnose import of_arm, without
 from domainlm.errors import ConfigError, DataError
 from domainlm.evaluation import cost
-from domainlm.experiment import (
-    corpus_key,
-    follow,
-    indexed,
-    load_result,
-    prepare,
-    split_corpus,
-    tune,
-)
+from domainlm.experiment import follow, load_result, tune
+from domainlm.finished.rescore import Rescored, rescore
+from domainlm.finished.runs import Run, snapshot_of
+from domainlm.ground import corpus_key, indexed, prepare, split_corpus
 from domainlm.rag.rerank import TokenEmbedder
-from domainlm.rescore import Rescored, rescore
-from domainlm.runs import Run, snapshot_of
 from domainlm.schema import (
     Answer,
     Question,

@@ -10,7 +10,6 @@ import dataclasses
 import datetime as dt
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,60 +37,26 @@ from domainlm.artifacts import (
 )
 from domainlm.bench import ADAPTER_OF, Bench
 from domainlm.config import Config
-from domainlm.corpus.questions import check_documents
-from domainlm.corpus.sets import read_asked, read_documents
-from domainlm.corpus.splits import split_questions
 from domainlm.errors import ConfigError, DataError
 from domainlm.evaluation import summary
 from domainlm.evaluation.groundedness import head_digest, score_grounded
 from domainlm.feedback import asked
-from domainlm.models.base import Embedder
-from domainlm.rag.graph import merges_of
+from domainlm.ground import Ground, indexed, prepare
 from domainlm.registry import registry_of
-from domainlm.retrieval import Index, IndexDelta
-from domainlm.retriever_tuning import tuned_retrieval
 from domainlm.schema import (
     Adapter,
     Answer,
     DataCard,
-    Document,
-    Quarantined,
     Question,
-    QuestionSet,
     RagSpec,
     RunResult,
     Score,
     Setup,
-    Trial,
     Waterfall,
 )
 from domainlm.training.data import Synthesis
 
 RESULT = "result.json"
-
-
-@dataclass(frozen=True)
-class Ground:
-    """What all arms share: documents, split questions, one index, the chosen pipeline.
-
-    `embedder` searches and may be tuned; `scorer`, the configured one, compares answers.
-    """
-
-    documents: tuple[Document, ...]
-    quarantined: tuple[Quarantined, ...]
-    questions: QuestionSet
-    index: Index
-    trials: tuple[Trial, ...]
-    embedder: Embedder
-    scorer: Embedder
-    corpus_key: str
-    split_key: str
-    pipeline_key: str
-
-    @property
-    def by_id(self) -> dict[str, Document]:
-        """Documents by id."""
-        return {d.id: d for d in self.documents}
 
 
 def run(config: Config, progress: Progress | None = None) -> RunResult:
@@ -214,45 +179,6 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
         return result
 
 
-def prepare(config: Config, folder: RunDir, progress: Progress) -> Ground:
-    """Documents, questions, index and pipeline: what every arm stands on."""
-    provenance.refuse_mixed_folders(config)
-    read_key = corpus_key(config)
-    documents, quarantined = read_corpus(config, folder, read_key, progress)
-    questions, split_key = split_corpus(config, folder, read_key, documents)
-    embedder = contenders.load_configured_embedder(config)
-    index_key = digest(read_key, config.chunking, embedder.name)
-    index, _ = contenders.open_index(folder, index_key, config, documents, embedder, progress)
-    scorer = embedder
-    if config.training.retriever.epochs:
-        index_key = digest(index_key, split_key, config.training.retriever, config.seed)
-        embedder, index, _ = tuned_retrieval(
-            config, folder, index_key, index, documents, questions, embedder, progress
-        )
-    pipeline_key = digest(
-        index_key, split_key, config.rag, config.evaluation.dev_questions, merges_of(index)
-    )
-    by_id = {d.id: d for d in documents}
-    trials: tuple[Trial, ...] = folder.stage(
-        "pipeline",
-        pipeline_key,
-        tuple[Trial, ...],
-        lambda: contenders.choose_pipeline(config, index, by_id, questions, embedder, progress),
-    )
-    return Ground(
-        documents,
-        quarantined,
-        questions,
-        index,
-        trials,
-        embedder,
-        scorer,
-        read_key,
-        split_key,
-        pipeline_key,
-    )
-
-
 def tune(
     config: Config, folder: RunDir, ground: Ground, progress: Progress
 ) -> tuple[Bench, Synthesis, tuple[Adapter, ...]]:
@@ -334,19 +260,6 @@ def ingest(config: Config, progress: Progress | None = None) -> dict[str, Any]:
     }
 
 
-def indexed(
-    config: Config, folder: RunDir, progress: Progress
-) -> tuple[tuple[Document, ...], tuple[Quarantined, ...], Index, IndexDelta]:
-    """Documents, what was set aside, their index and what building it changed."""
-    provenance.refuse_mixed_folders(config)
-    key = corpus_key(config)
-    documents, quarantined = read_corpus(config, folder, key, progress)
-    embedder = contenders.load_configured_embedder(config)
-    index_key = digest(key, config.chunking, embedder.name)
-    index, delta = contenders.open_index(folder, index_key, config, documents, embedder, progress)
-    return documents, quarantined, index, delta
-
-
 def train(config: Config, progress: Progress | None = None) -> tuple[Adapter, ...]:
     """Train the adapters that the arms need, without the benchmark.
 
@@ -405,66 +318,6 @@ def set_aside(config: Config) -> None:
         # The lock refuses while another process works there.
         with RunDir(config.folder), writing(config.folder):
             config.folder.rename(config.folder.with_name(f"{config.name}.{stamp}"))
-
-
-def corpus_key(config: Config) -> str:
-    """Digest of the documents as they are, and of the code that reads them."""
-    return digest(provenance.documents_digest(config), __version__)
-
-
-def split_corpus(
-    config: Config, folder: RunDir, key: str, documents: tuple[Document, ...]
-) -> tuple[QuestionSet, str]:
-    """The questions split by document, and the digest of what the split depends on."""
-    split_key = digest(
-        key, provenance.file_digest(config.questions), config.split, *provenance.format_of(config)
-    )
-    questions: QuestionSet = folder.stage(
-        "questions", split_key, QuestionSet, lambda: read_questions(config, documents)
-    )
-    return questions, split_key
-
-
-def read_corpus(
-    config: Config, folder: RunDir, key: str, progress: Progress
-) -> tuple[tuple[Document, ...], tuple[Quarantined, ...]]:
-    """The readable documents, and the files that were set aside."""
-
-    def read() -> tuple[tuple[Document, ...], tuple[Quarantined, ...]]:
-        documents, quarantined = read_documents(
-            config.documents, config.questions, config.format, progress.update
-        )
-        return tuple(documents), tuple(quarantined)
-
-    kind = tuple[tuple[Document, ...], tuple[Quarantined, ...]]
-    corpus: tuple[tuple[Document, ...], tuple[Quarantined, ...]]
-    corpus = folder.stage("documents", key, kind, read)
-    return corpus
-
-
-def read_questions(config: Config, documents: tuple[Document, ...]) -> QuestionSet:
-    """Read the questions, refuse those about absent documents, and split by document.
-
-    Raises:
-        DataError: the file is missing, malformed or empty, or no question is left.
-    """
-    known, absent = check_documents(read_asked(config.questions, config.format), documents)
-    scored = [q for q in known if q.references or q.task == "unanswerable"]
-    if known and not scored:
-        raise DataError(
-            f"none of the {len(known)} questions in {config.questions} has a reference answer to "
-            "score against; add references, or give the task 'unanswerable' to those without"
-        )
-    bare = [(q.id, "no reference answer") for q in known if q not in scored]
-    questions = split_questions(
-        scored,
-        documents,
-        seed=config.split.seed,
-        dev=config.split.dev,
-        test_new=config.split.test_new,
-        test_known=config.split.test_known,
-    )
-    return dataclasses.replace(questions, dropped=(*absent, *bare, *questions.dropped))
 
 
 def card(ground: Ground, written: Synthesis, bench: Bench) -> DataCard:

@@ -24,8 +24,9 @@ from domainlm.errors import ConfigError, DataError
 from domainlm.evaluation import cost, gate, general
 from domainlm.evaluation.tasks import score_answers
 from domainlm.exclusions import Traced
-from domainlm.experiment import RESULT, Ground, load_result, prepare, workbench
+from domainlm.experiment import RESULT, load_result, workbench
 from domainlm.feedback.lessons import Taught, admit, enough, joined, learned, merged, remembered
+from domainlm.ground import Ground, prepare
 from domainlm.memory import release
 from domainlm.models.base import purpose
 from domainlm.registry import Registry, now, registry_of

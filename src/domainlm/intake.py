@@ -10,7 +10,7 @@ from domainlm import contenders
 from domainlm.artifacts import Progress, RunDir, Silent
 from domainlm.config import Config
 from domainlm.errors import ConfigError
-from domainlm.experiment import corpus_key, load_result, read_corpus, split_corpus
+from domainlm.experiment import load_result
 from domainlm.feedback.events import show
 from domainlm.feedback.exchange import import_log, is_export
 from domainlm.feedback.grounding import checkable, judge_groundedness, judged
@@ -19,6 +19,7 @@ from domainlm.feedback.log import EventLog
 from domainlm.feedback.plain import read_plain
 from domainlm.feedback.quarantine import repeats
 from domainlm.feedback.rows import FeedbackRows
+from domainlm.ground import corpus_key, read_corpus, split_corpus
 from domainlm.registry import registry_of
 from domainlm.schema import Question, QuestionSet
 from domainlm.training.data import Synthesis

@@ -18,11 +18,11 @@ from domainlm.asking import Allowance, Quote, Report, Task
 from domainlm.config import Config
 from domainlm.contenders import load_model
 from domainlm.evaluation import cost
-from domainlm.experiment import indexed
 from domainlm.graph import triples
 from domainlm.graph.communities import communities_of, method
 from domainlm.graph.store import Graph
 from domainlm.graph.synonyms import comparable
+from domainlm.ground import indexed
 from domainlm.rag import communities
 from domainlm.rag.graph import names_of, open_graph
 from domainlm.retrieval import Index

@@ -16,7 +16,7 @@ model: embedded            # or local:<folder or hub id>, or openai:<model> with
 
 name: run                  # results go to <output>/<name>
 output: runs
-budget: small              # smoke (a minute or two), small (minutes on a laptop), full
+budget: small              # smoke (a minute or two), small (minutes), medium (an hour), full
 arms: [base, rag, tuned, tuned+rag, raft]
 
 # Examples; without them every setting has a default (docs/settings.md lists all).

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from domainlm import pricing
-from domainlm.acceptance import AcceptanceConfig
 from domainlm.config import Config, make_config
+from domainlm.config.acceptance import AcceptanceConfig
 from domainlm.errors import ConfigError
 from domainlm.evaluation import acceptance
 from domainlm.evaluation.latency import chance_below

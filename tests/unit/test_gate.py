@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from domainlm import stats
+from domainlm.config.sections import ImproveConfig
 from domainlm.errors import DataError
 from domainlm.evaluation.gate import Measured, alpha_of_look, decide, measured, well_formed
 from domainlm.schema import Answer, Call, Check, GateResult, Question, Score
-from domainlm.sections import ImproveConfig
 
 SETTINGS = ImproveConfig()  # type: ignore[call-arg]
 DOCUMENTS, PER_DOCUMENT = 20, 6

@@ -12,7 +12,7 @@ from domainlm.artifacts import dump_json, write_atomic
 from domainlm.cli import app
 from domainlm.config import Config
 from domainlm.experiment import RESULT
-from domainlm.guide import RULES, recommend
+from domainlm.finished.guide import RULES, recommend
 from domainlm.schema import RunResult, Setup
 from tests.unit.report_sample import sample
 

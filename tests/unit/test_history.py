@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from domainlm import history, regression
+from domainlm import history
 from domainlm.artifacts import dump_json, write_atomic
 from domainlm.cli import app
 from domainlm.errors import ConfigError, DataError, DomainLMError
 from domainlm.evaluation.gate import no_worse
 from domainlm.experiment import RESULT
-from domainlm.regression import Limits, gate
+from domainlm.finished import regression
+from domainlm.finished.regression import Limits, gate
 from domainlm.report.checks import to_junit, to_summary
 from domainlm.schema import Interval, Latency, Requirement, RunResult, Standing
 from tests.unit.report_sample import sample

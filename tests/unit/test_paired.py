@@ -14,7 +14,7 @@ from domainlm.config import Config
 from domainlm.corpus.external import load_answers
 from domainlm.errors import ConfigError, DataError, DomainLMError
 from domainlm.experiment import RESULT, load_result
-from domainlm.rescore import against, rescore, score_external
+from domainlm.finished.rescore import against, rescore, score_external
 from domainlm.schema import RunResult
 from tests.unit.report_sample import sample
 

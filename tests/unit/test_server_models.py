@@ -138,9 +138,11 @@ def test_runs_are_listed_compared_and_priced(tmp_path: Path) -> None:
         one = client.get(f"/api/runs/run/questions/{question}").json()
         assert {a["arm"] for a in one["answers"]} == {s["arm"] for s in one["scores"]}
         both = {"before": "run.20260101", "after": "run"}
-        compared = client.get("/api/compare", params=both).json()["contrasts"]
-        assert compared and all(c["difference"]["value"] == 0 for c in compared)
-        assert all(c["verdict"] in ("equivalent", "undecided") for c in compared)
+        compared = client.get("/api/compare", params=both).json()
+        assert compared["a"] == "run" and compared["b"] == "run.20260101"
+        wholes = [pair["contrasts"][0] for pair in compared["pairs"]]
+        assert wholes and all(c["difference"]["value"] == 0 for c in wholes)
+        assert all(c["verdict"] in ("equivalent", "undecided") for c in wholes)
         for wrong in ("..", "../runs/run", "none"):
             assert client.get("/api/compare", params=both | {"after": wrong}).status_code == 404
         few, many = (

@@ -188,21 +188,3 @@ def test_documents_and_a_race_come_before_the_rows(tmp_path: Path) -> None:
     read = list(tmp_path.glob("read-*"))
     run("raft", config.model_copy(update={"learning_rates": ()}))
     assert list(tmp_path.glob("read-*")) == read
-
-
-def test_a_limit_leaves_rare_classes_their_turn():
-    def ask(n: int, said: str) -> Question:
-        choices = ("yes", "no", "maybe")
-        return Question(f"c{n}", "?", (said,), "closed_form", choices=choices, split="train")
-
-    said = ["yes"] * 60 + ["no"] * 30 + ["maybe"] * 4
-    pool = [ask(n, s) for n, s in enumerate(said)]
-    drawn = [row.completion for row in closed_book_rows(pool, 24, 0)]
-    assert {s: drawn.count(s) for s in ("yes", "no", "maybe")} == {"yes": 10, "no": 10, "maybe": 4}
-    every = [row.completion for row in closed_book_rows(pool, 0, 0)]
-    assert sorted(every) == sorted(said)
-    # Other tasks keep their share and their draw.
-    open_ended = [replace(q, choices=()) for q in pool]
-    draws = [closed_book_rows([*p, *questions()], 51, 0) for p in (pool, open_ended)]
-    others = [{r.question_id for r in rows if r.question_id.startswith("q-")} for rows in draws]
-    assert others[0] == others[1] and 0 < len(others[0]) < len(questions())

@@ -3,6 +3,7 @@
 import datetime as dt
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -162,6 +163,22 @@ def test_a_worth_can_be_set_where_the_run_had_none(browser, finished, tmp_path) 
         assert near(number(rows(browser)[entry.arm]["npv"]), entry.npv_usd)
 
 
+def test_the_page_gives_no_verdict_where_the_run_gave_none(browser, finished, tmp_path) -> None:
+    one = tuple(replace(s, cluster="one document") for s in finished.scores)
+    summaries = tuple(
+        replace(s, metrics={k: replace(i, low=None, high=None) for k, i in s.metrics.items()})
+        for s in finished.summaries
+    )
+    unsure = replace(finished, scores=one, summaries=summaries)
+    shown = pricing.reprice(config(**VALUED), unsure, TODAY)
+    assert shown.verdict.sentence.startswith("No verdict: all test questions are about one")
+    browser.get(write_report(shown, tmp_path).as_uri())
+    set_sliders(browser, volume=123)
+    text = "return document.getElementById('w-verdict').textContent"
+    assert browser.execute_script(text) == shown.verdict.sentence
+    assert float(rows(browser)["rag"]["running"]) != shown.money.arm("rag").running_usd
+
+
 def test_sliders_work_by_keyboard_and_refuse_nonsense(browser, finished, tmp_path) -> None:
     from selenium.webdriver.common.keys import Keys
 
@@ -182,8 +199,6 @@ def test_sliders_work_by_keyboard_and_refuse_nonsense(browser, finished, tmp_pat
 
 
 def test_old_results_have_no_sliders(finished) -> None:
-    from dataclasses import replace
-
     money = finished.money
     old = replace(money, arms=tuple(replace(a, basis={}) for a in money.arms))
     html = to_html(replace(finished, money=old))

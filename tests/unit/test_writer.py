@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from domainlm.artifacts import Log
+from domainlm.artifacts import Log, RunDir, Silent
 from domainlm.config import make_config
+from domainlm.contenders import ask_about_facts
 from domainlm.models.fake import FakeEmbedder, FakeModel
-from domainlm.schema import Chat, Document, Question
+from domainlm.schema import Chat, Document, Question, QuestionSet
 from domainlm.training.data import closed_book_rows, distinct
 from domainlm.training.facts import GAP, answer_spans, examples_of, facts_of, gaps
 from domainlm.training.transfer import compare, marks_of, most_asked, renamed, transfer
@@ -202,6 +204,29 @@ def test_distinct_counts_what_it_drops() -> None:
     counts: Counter[str] = Counter()
     kept = distinct([asked(), asked("How long is the NOTICE period of AG-12?")], (), (), counts)
     assert len(kept) == 1 and counts["repeated"] == 1
+
+
+def test_facts_become_questions_and_gaps_without_a_model(tmp_path: Path) -> None:
+    documents = {d.id: d for d in (document(), document("b", BIRCH, "Agreement on Birch Weir"))}
+    held = document("c", BIRCH.replace("Birch", "Cedar").replace("AG-77", "AG-3"), "On Cedar Weir")
+    documents[held.id] = held
+    hidden = dataclasses.replace(asked("What is the notice period at Birch Weir?"), id="t")
+    hidden = dataclasses.replace(hidden, doc_ids=("b",), split="test_known")
+    questions = QuestionSet(
+        (asked(), asked("What is the notice period at Alder Mill?")), (), (hidden,), (), ("a", "b")
+    )
+    config = make_config(
+        {"documents": "d", "questions": "q", "training": {"synthesis": {"facts": 6}}}
+    )
+    with RunDir(tmp_path) as folder:
+        made = ask_about_facts(config, documents, questions, FakeEmbedder(), folder, "k", Silent())
+    texts = {q.text: q for q in made.questions if q.metadata.get("form") != "gap"}
+    assert list(texts) == ["How long is the notice period of AG-77?"], "the other one is held out"
+    assert texts.popitem()[1].references == ("90 days",)
+    gap_rows = [q for q in made.questions if q.metadata.get("form") == "gap"]
+    assert len(gap_rows) == made.counts["sentences with a gap"] == 6
+    assert {q.doc_ids[0] for q in made.questions} <= {"a", "b"}, "held-out documents teach nothing"
+    assert made.counts["asked again of other documents"] == 2
 
 
 def test_the_demo_asks_no_writer() -> None:

@@ -88,7 +88,7 @@ def score(
     if run is None:
         raise ConfigError("nothing to score: give RUN, or --answers FILE.jsonl with --config FILE")
     from domainlm.actions import score as do
-    from domainlm.runs import open_run
+    from domainlm.finished.runs import open_run
 
     opened = open_run(run, override or [])
     found = do(opened, write=not dry_run)
@@ -118,7 +118,7 @@ def _score_external(
     from domainlm.cli.common import load
     from domainlm.corpus.external import load_answers
     from domainlm.experiment import RESULT, load_result
-    from domainlm.rescore import score_external
+    from domainlm.finished.rescore import score_external
 
     if config is None:
         raise ConfigError(
@@ -159,7 +159,7 @@ def history(
 
     folder, run_name = _history_of(where)
     if add:
-        from domainlm.runs import open_run, snapshot_of
+        from domainlm.finished.runs import open_run, snapshot_of
 
         past.join(folder, snapshot_of(open_run(add)))
     found = past.read(folder, run_name)[-last:]
@@ -208,15 +208,15 @@ def gate(
 ) -> None:
     """Pass or fail a run against a pinned one: exit 0 passed, 1 worse, 2 bad input."""
     from domainlm import history as past
-    from domainlm.runs import open_snapshot
+    from domainlm.finished.runs import open_snapshot
 
     if against is None and pin is None:
         raise ConfigError("nothing to hold the run against: give --against PINNED, or --pin FILE")
     made = open_snapshot(run)
     report = None
     if against:
-        from domainlm.regression import Limits
-        from domainlm.regression import gate as do
+        from domainlm.finished.regression import Limits
+        from domainlm.finished.regression import gate as do
 
         limits = Limits(
             max_drop / 100,
@@ -246,8 +246,8 @@ def gate(
 
 def recommend(run: RunPath, as_json: AsJson = False) -> None:
     """Apply the decision guide to a run: which of its rules the data supports or contradicts."""
-    from domainlm.guide import recommend as do
-    from domainlm.runs import open_run
+    from domainlm.finished.guide import recommend as do
+    from domainlm.finished.runs import open_run
 
     opened = open_run(run)
     advice = do(opened.result, opened.config)
@@ -262,7 +262,7 @@ def recommend(run: RunPath, as_json: AsJson = False) -> None:
 def _sides(a: Path, b: Path) -> tuple[Side, Side, float]:
     """Both sides, and the margin of the run among them."""
     from domainlm.corpus.external import is_answers, load_answers
-    from domainlm.rescore import against
+    from domainlm.finished.rescore import against
 
     files = [is_answers(path) for path in (a, b)]
     if all(files):
@@ -287,7 +287,7 @@ def _run_side(path: Path) -> tuple[Side, float, list[Question]]:
     """A run or a pinned run, its margin, and its test questions where it has them."""
     from domainlm import history as past
     from domainlm import paired
-    from domainlm.runs import find, is_pinned
+    from domainlm.finished.runs import find, is_pinned
 
     if is_pinned(path):
         pinned = past.pinned(path)

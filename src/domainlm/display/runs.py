@@ -13,11 +13,11 @@ from rich.text import Text
 from domainlm import paired
 from domainlm.display.progress import clean
 from domainlm.display.run import _interval
-from domainlm.guide import Advice
+from domainlm.finished.guide import Advice
+from domainlm.finished.regression import Report
+from domainlm.finished.rescore import ExternalScores, Rescored
 from domainlm.history import Drift, Snapshot
 from domainlm.paired import Comparison
-from domainlm.regression import Report
-from domainlm.rescore import ExternalScores, Rescored
 from domainlm.schema import Contrast, Interval
 
 _LISTED = 5

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from domainlm import stats
-from domainlm.acceptance import ALL, AcceptanceConfig
+from domainlm.config.acceptance import ALL, AcceptanceConfig
 from domainlm.evaluation import fscores
 from domainlm.evaluation.latency import chance_below, percentile
 from domainlm.evaluation.roi import words

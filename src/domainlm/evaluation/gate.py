@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from domainlm import stats
+from domainlm.config.sections import ImproveConfig
 from domainlm.errors import DataError
 from domainlm.evaluation.tasks import choose, is_abstention
 from domainlm.schema import Answer, Check, Decision, GateResult, Question, Score
-from domainlm.sections import ImproveConfig
 
 LEVEL = 0.05
 """Error rate of each condition but the gain."""

@@ -224,28 +224,6 @@ def pairwise(
     ]
 
 
-def between_runs(
-    before: Sequence[Score], after: Sequence[Score], *, margin: float, seed: int = 0
-) -> list[Contrast]:
-    """Each arm of two runs, later minus earlier, on the test questions that both scored; one
-    family, corrected by Holm.
-
-    Args:
-        before: Scores of the earlier run.
-        after: Scores of the later one.
-        margin: Equivalence margin of the primary metric.
-        seed: Seed of Monte Carlo tests.
-
-    Raises:
-        DataError: `margin` is not positive or a score is not finite.
-    """
-    both = [a for a in _arms(after) if a in _arms(before)]
-    sides = (("before", before), ("after", after))
-    named = [replace(s, arm=f"{s.arm} {side}") for side, scores in sides for s in scores]
-    family = {arm: {f"{arm} after": 1, f"{arm} before": -1} for arm in both}
-    return _family(family, _table(named, "primary", TEST), ALL, TEST, "primary", margin, seed)
-
-
 _Table = dict[str, dict[str, Score]]
 """question id -> arm -> score"""
 

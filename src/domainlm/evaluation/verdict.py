@@ -83,9 +83,9 @@ def decide(
         raise DataError(
             f"none of the {len(summaries)} summaries covers all test questions; answer the test set"
         )
-    nothing = _withheld(arms, contrasts)
+    nothing = withheld(arms, contrasts)
     if nothing:
-        return Verdict(SHIP_NONE, f"No verdict: {nothing}.", (), ())
+        return Verdict(SHIP_NONE, nothing, (), ())
     caveats: list[str] = []
     means = {arm: s.metrics["primary"].value for arm, s in arms.items()}
     admitted = acceptance.admitted(standings) if standings else tuple(arms)
@@ -179,8 +179,13 @@ def _unsure(ship: str, standings: Sequence[Standing]) -> list[str]:
     return [f"No arm is shown to meet every requirement: {acceptance.summary(own)}"]
 
 
-def _withheld(arms: dict[str, ArmSummary], contrasts: Sequence[Contrast]) -> str:
-    """Why nothing can be said, or ""."""
+def withheld(arms: Mapping[str, ArmSummary], contrasts: Sequence[Contrast]) -> str:
+    """The sentence that withholds a verdict, with its reason; "" where one can be given."""
+    why = _why_withheld(arms, contrasts)
+    return f"No verdict: {why}." if why else ""
+
+
+def _why_withheld(arms: Mapping[str, ArmSummary], contrasts: Sequence[Contrast]) -> str:
     unscored = [arm for arm, s in arms.items() if "primary" not in s.metrics]
     if unscored:
         return f"{unscored[0]} has no scored answer; score its answers, or leave the arm out"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from domainlm.config.sections import ImproveConfig
 from domainlm.exclusions import Exclusions
 from domainlm.feedback.events import references
 from domainlm.feedback.judges import reports_of
@@ -26,7 +27,6 @@ from domainlm.schema import (
     ThumbRow,
     TrainingRow,
 )
-from domainlm.sections import ImproveConfig
 
 Row = TypeVar("Row", TrainingRow, PreferencePair, ThumbRow)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 
-from domainlm.regression import Report
+from domainlm.finished.regression import Report
 from domainlm.report.markdown import _bullets, _safe, _table
 
 _SIGN = {"passed": "✅ passed", "failed": "❌ failed", "open": "❔ open"}

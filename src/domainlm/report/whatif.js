@@ -56,15 +56,15 @@
     const valued = now.value_correct !== null;
     const people = data.arms.find((a) => a.name === data.people);
     const arms = data.arms.filter((a) => a !== people);
-    const able = arms.filter((a) => a.admitted && a.correct >= data.minimum);
+    const able = arms.filter((a) => a.admitted && a.correct && a.correct >= data.minimum);
     const choices = [...able, ...(people ? [people] : []), ...(valued ? [none] : [])];
     const net = new Map([...data.arms, none].map((a) => [a.name, roi.npv(a, now)]));
     const best = (by) => able.reduce((x, y) => (by(y) > by(x) ? y : x), able[0]);
-    if (!able.length) {
+    if (data.withheld || !able.length) {
       const required = data.minimum
         ? "No arm answers the required " + percent(data.minimum) + " correctly."
         : "No arm meets the requirements.";
-      return { ship: null, net, choices, sentence: required };
+      return { ship: null, net, choices, sentence: data.withheld || required };
     }
     if (!valued) {
       const arm = best((a) => -roi.costPerCorrect(a, now));

@@ -7,7 +7,7 @@ from typing import Any
 from domainlm.evaluation import acceptance, roi
 from domainlm.evaluation.roi import uncertainty
 from domainlm.evaluation.summary import ALL, TEST
-from domainlm.evaluation.verdict import SIMPLICITY, sentence_of
+from domainlm.evaluation.verdict import SIMPLICITY, sentence_of, withheld
 from domainlm.schema import Money, RunResult
 
 DRAWS = 1_000
@@ -45,6 +45,7 @@ def embedded(result: RunResult, slots: Mapping[str, int]) -> dict[str, Any]:
         "people": roi.PEOPLE,
         "none": roi.NONE,
         "minimum": money.minimum,
+        "withheld": withheld(summaries, result.contrasts),
         "draws": _draws(result, money),
         "sliders": sliders(money),
     }

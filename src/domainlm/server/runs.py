@@ -12,12 +12,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from domainlm import pricing
+from domainlm import paired, pricing
 from domainlm.config import COST_KEYS, Config, CostConfig
 from domainlm.errors import DataError
-from domainlm.evaluation.summary import between_runs
 from domainlm.experiment import RESULT, load_result
-from domainlm.schema import Contrast, RunResult
+from domainlm.paired import Comparison
+from domainlm.schema import RunResult
 from domainlm.server.failures import HttpFailure, NotFound
 
 _HELD = 4
@@ -68,15 +68,15 @@ class Runs:
             )
         return self._load(folder)
 
-    def compare(self, before: str, after: str) -> list[Contrast]:
-        """Each arm of the later run against itself in the earlier one.
+    def compare(self, before: str, after: str) -> Comparison:
+        """Each arm of the later run against itself in the earlier one, on the questions of both.
 
         Raises:
             NotFound: there is no such run.
+            DataError: they have no question in common.
         """
-        earlier, later = self.result(before), self.result(after)
-        margin = self._config.evaluation.margin
-        return between_runs(earlier.scores, later.scores, margin=margin, seed=self._config.seed)
+        sides = [paired.side_of(self.result(name), name) for name in (after, before)]
+        return paired.compare(*sides, margin=self._config.evaluation.margin)
 
     def reprice(self, name: str, settings: dict[str, Any]) -> RunResult:
         """A run under other prices and assumptions.

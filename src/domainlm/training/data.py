@@ -13,7 +13,7 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Literal, TypeVar
@@ -174,7 +174,7 @@ def closed_book_rows(
             phrasings,
         )
     ]
-    return _draw(rows, limit, seed, {q.id: q for q in questions})
+    return _draw(rows, limit, seed)
 
 
 def raft_rows(
@@ -200,7 +200,7 @@ def raft_rows(
     Post-processing comes last, as at answer time.
     """
     rng = random.Random(seed)
-    ordered = _draw(list(questions), limit, seed, {q.id: q for q in questions})
+    ordered = _draw(list(questions), limit, seed)
     retrieval.prepare(ordered)
     rows: list[TrainingRow] = []
     for n, question in enumerate(ordered, 1):
@@ -340,40 +340,16 @@ def _phrased(row: TrainingRow, question: Question, phrasings: int) -> list[Train
     return [row, *(replace(row, id=f"{row.id}-{n}", completion=t) for n, t in enumerate(others, 2))]
 
 
-def _draw(items: list[T], limit: int, seed: int, questions: Mapping[str, Question]) -> list[T]:
+def _draw(items: list[T], limit: int, seed: int) -> list[T]:
     """People's items before synthetic ones up to `limit`, then shuffled."""
     rng = random.Random(seed)
     human = [x for x in items if x.origin == "human"]
     written = [x for x in items if x.origin != "human"]
     rng.shuffle(human)
     rng.shuffle(written)
-    human = _classes_in_turn(human, questions)
     drawn = (human + written)[:limit] if limit else human + written
     rng.shuffle(drawn)
     return drawn
-
-
-def _classes_in_turn(items: list[T], questions: Mapping[str, Question]) -> list[T]:
-    """The items with the classes of closed-form questions in turn, in the places that they had.
-
-    Where a limit cuts, rare classes are then not rarer still: trained on what people ask, a model
-    answers "yes" to everything, and macro-F1 counts every class alike.
-    """
-    places: dict[tuple[str, ...], list[int]] = {}
-    ahead: Counter[tuple[tuple[str, ...], str]] = Counter()
-    turn: dict[int, int] = {}
-    for i, item in enumerate(items):
-        question = item if isinstance(item, Question) else questions.get(item.question_id)
-        if question and question.task == "closed_form" and question.choices:
-            name = (question.choices, _target(question).lower())
-            places.setdefault(question.choices, []).append(i)
-            turn[i] = ahead[name]
-            ahead[name] += 1
-    ordered = list(items)
-    for slots in places.values():
-        for slot, source in zip(slots, sorted(slots, key=turn.__getitem__), strict=True):
-            ordered[slot] = items[source]
-    return ordered
 
 
 def _spread(chunks: Sequence[Chunk], limit: int, rng: random.Random) -> list[Chunk]:

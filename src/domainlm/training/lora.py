@@ -7,6 +7,7 @@ of each pair is accumulated into the first.
 
 from __future__ import annotations
 
+from types import MethodType
 from typing import Any
 
 import torch
@@ -18,33 +19,29 @@ def fuse(model: Any) -> None:
     if torch.cuda.is_available():
         return
     for layer in model.modules():
-        if isinstance(layer, Linear) and type(layer.get_base_layer()) is torch.nn.Linear:
-            layer.forward = _forward_of(layer)
+        if type(layer) is Linear and type(layer.get_base_layer()) is torch.nn.Linear:
+            # Bound, so that a deep copy of the model gets its own.
+            layer.forward = MethodType(_forward, layer)
 
 
-def _forward_of(layer: Any) -> Any:
-    """The layer's forward pass, PEFT's own wherever it is not the plain case."""
-    own = layer.forward
-
-    def forward(x: torch.Tensor, *args: Any, **settings: Any) -> torch.Tensor:
-        active = [a for a in layer.active_adapters if a in layer.lora_A]
-        plain = (
-            torch.is_grad_enabled()
-            and not (args or settings or layer.disable_adapters or layer.merged)
-            and len(active) == 1
-            and layer.get_base_layer().bias is None
-            and active[0] not in layer.lora_variant
-            and isinstance(layer.lora_dropout[active[0]], torch.nn.Identity)
-            and layer.lora_A[active[0]].weight.dtype == x.dtype
-        )
-        if not plain:
-            made: torch.Tensor = own(x, *args, **settings)
-            return made
-        down, up = (side[active[0]].weight for side in (layer.lora_A, layer.lora_B))
-        weight, scale = layer.get_base_layer().weight, float(layer.scaling[active[0]])
-        return FusedLora.apply(x, weight, down, up, scale)
-
-    return forward
+def _forward(layer: Any, x: torch.Tensor, *args: Any, **settings: Any) -> torch.Tensor:
+    """A layer's forward pass, PEFT's own wherever it is not the plain case."""
+    active = [a for a in layer.active_adapters if a in layer.lora_A]
+    plain = (
+        torch.is_grad_enabled()
+        and not (args or settings or layer.disable_adapters or layer.merged)
+        and len(active) == 1
+        and layer.get_base_layer().bias is None
+        and active[0] not in layer.lora_variant
+        and isinstance(layer.lora_dropout[active[0]], torch.nn.Identity)
+        and layer.lora_A[active[0]].weight.dtype == x.dtype
+    )
+    if not plain:
+        made: torch.Tensor = Linear.forward(layer, x, *args, **settings)
+        return made
+    down, up = (side[active[0]].weight for side in (layer.lora_A, layer.lora_B))
+    weight, scale = layer.get_base_layer().weight, float(layer.scaling[active[0]])
+    return FusedLora.apply(x, weight, down, up, scale)
 
 
 class FusedLora(torch.autograd.Function):  # type: ignore[misc]

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
 from domainlm.artifacts import dump_json
+from domainlm.paired import Comparison
 from domainlm.schema import (
     Answer,
     ArmSummary,
@@ -69,14 +70,6 @@ class QuestionOut(BaseModel):
     scores: list[Score]
 
 
-class Comparison(BaseModel):
-    """Each arm of the later run minus itself in the earlier one, on the questions of both."""
-
-    before: str
-    after: str
-    contrasts: list[Contrast]
-
-
 class Reprice(Form):
     """Settings of `cost` (see docs/settings.md), such as `{"volume": 50000}`."""
 
@@ -125,9 +118,8 @@ def question(name: str, question_id: str, site: SiteHere, user: Viewer) -> Respo
 
 @router.get("/compare", response_model=Comparison)
 def compare(site: SiteHere, user: Viewer, before: RunName, after: RunName) -> Response:
-    """Two runs, arm by arm."""
-    found = Comparison(before=before, after=after, contrasts=site.runs.compare(before, after))
-    return _json(Comparison, found)
+    """Two runs, arm by arm: `a` is the later one, differences read later minus earlier."""
+    return _json(Comparison, site.runs.compare(before, after))
 
 
 @router.post("/roi", response_model=Repriced)
@@ -137,6 +129,6 @@ def roi(asked: Reprice, site: SiteHere, user: Viewer) -> Response:
     return _json(Repriced, Repriced(**{f: getattr(result, f) for f in Repriced.model_fields}))
 
 
-def _json(kind: type[BaseModel], value: BaseModel) -> Response:
+def _json(kind: type, value: object) -> Response:
     # Pydantic writes a number that is none as null, where the usual response would fail.
     return Response(dump_json(kind, value), media_type="application/json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,14 +10,17 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 
 from domainlm.config import ARMS
+from domainlm.errors import DataError
 from domainlm.report import format as fmt
 from domainlm.report.html import to_content, to_html
+from domainlm.schema import Contrast
 from domainlm.server.failures import NotFound
 from domainlm.server.jobs import KINDS, Job
 from domainlm.server.pages.desk import Desk
 from domainlm.server.pages.doors import door
 from domainlm.server.pages.history import Finished, compare, scores_over
 from domainlm.server.pages.trends import history
+from domainlm.server.site import Site
 
 _DATA_BYTES = 3_000_000
 """Most bytes of questions and answers in a live report."""
@@ -71,7 +75,7 @@ def router(desk: Desk) -> APIRouter:
             before=before,
             after=after,
             found=compare(before.result, after.result),
-            contrasts=site.runs.compare(before.key, after.key),
+            contrasts=_contrasts(site, before.key, after.key),
         )
 
     @routes.get("/runs/{key}")
@@ -160,3 +164,10 @@ def _result(kind: str, result: Any) -> str:
 
 def _one(desk: Desk, key: str) -> Finished:
     return Finished(key or desk.site.config.name, desk.site.runs.result(key))
+
+
+def _contrasts(site: Site, before: str, after: str) -> list[Contrast]:
+    """Each arm against itself; none where the runs have no question in common."""
+    with contextlib.suppress(DataError):
+        return [pair.whole for pair in site.runs.compare(before, after).pairs]
+    return []

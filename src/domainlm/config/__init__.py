@@ -15,11 +15,17 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from domainlm.acceptance import AcceptanceConfig
-from domainlm.budgets import BUDGETS, Budget
+from domainlm.config.acceptance import AcceptanceConfig
+from domainlm.config.budgets import BUDGETS, Budget
+from domainlm.config.sections import (
+    DecodingConfig,
+    ImproveConfig,
+    Section,
+    ServeConfig,
+    SplitConfig,
+)
 from domainlm.errors import ConfigError
 from domainlm.schema import RagSpec, SetFormat, StageSpec
-from domainlm.sections import DecodingConfig, ImproveConfig, Section, ServeConfig, SplitConfig
 
 ArmName = Literal["base", "rag", "tuned", "tuned+rag", "raft"]
 ARMS: tuple[ArmName, ...] = ("base", "rag", "tuned", "tuned+rag", "raft")
