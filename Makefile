@@ -13,8 +13,9 @@ AXE := axe-playwright-python==0.1.8
 demo: install
 	$(BIN)/domainlm run $(EXAMPLE)
 
+# Two processes of one thread each: two processes of many threads would wait for each other.
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .
