@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from domainlm.config import Config
+from domainlm.errors import DataError
 from domainlm.server import jobs as jobs_module
 from domainlm.server.database import Database
 from domainlm.server.failures import HttpFailure
@@ -205,6 +206,23 @@ def test_a_job_outlives_the_server_and_can_be_cancelled(tmp_path: Path, worker: 
     waiting = wait(second, second.jobs()[0], "running")
     second.cancel(waiting.id)
     second.close()
+
+
+def test_what_a_job_left_behind_does_not_stop_the_next(tmp_path: Path, worker: str) -> None:
+    told = []
+
+    def unusable() -> None:
+        told.append(True)
+        raise DataError("the index is half written")
+
+    database = Database(tmp_path / "jobs.sqlite")
+    jobs = Jobs(database, domain(tmp_path, indexed=False), on_end=unusable)
+    first = wait(jobs, jobs.start("ingest", "ann"), "running")
+    jobs.cancel(first.id)
+    second = wait(jobs, jobs.start("ingest", "ann"), "running")
+    jobs.cancel(second.id)
+    jobs.close()
+    assert 1 <= len(told) <= 2
 
 
 def test_a_worker_that_dies_is_tried_again_and_then_given_up(tmp_path: Path, worker: str) -> None:

@@ -129,7 +129,7 @@ class Papers:
     def _inside(self, source: str) -> Path | None:
         """The regular file of that relative path, if it lies in the folder and nowhere else."""
         parts = PurePosixPath(source).parts
-        if not parts or "\0" in source or any(p in ("..", "/", "") for p in parts):
+        if not parts or "\0" in source or any(p == ".." or "/" in p for p in parts):
             return None
         path = self.folder.joinpath(*parts)
         real, root = path.resolve(), self.folder.resolve()
