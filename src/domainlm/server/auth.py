@@ -167,9 +167,8 @@ class Users:
         self._write(accounts)
 
     def _digest(self, name: str, secret: str) -> bytes:
-        return hmac.digest(
-            self._key, f"{name}\0{secret}".encode("utf-8", "surrogatepass"), "sha256"
-        )
+        pair = f"{name}\0{secret}".encode("utf-8", "surrogatepass")
+        return hmac.digest(self._key, pair, "sha256")
 
     def _write(self, accounts: dict[str, Account]) -> None:
         kept = tuple(accounts[name] for name in sorted(accounts))
