@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 import time
 import zipfile
 from collections.abc import Iterator
@@ -14,8 +15,9 @@ import pytest
 from domainlm.config import Config
 from domainlm.errors import DataError
 from domainlm.server import jobs as jobs_module
+from domainlm.server import sheet
 from domainlm.server.database import Database
-from domainlm.server.failures import HttpFailure
+from domainlm.server.failures import Busy, HttpFailure
 from domainlm.server.jobs import Job, Jobs
 from domainlm.server.papers import Papers, safe_name
 from tests.unit.server_site import Running, domain, running
@@ -247,3 +249,16 @@ def test_a_job_that_cannot_be_done_says_why(tmp_path: Path) -> None:
     job = wait(jobs, jobs.start("ingest", "ann"), "failed")
     assert "does not exist" in job.error and job.by == "ann"
     jobs.close()
+
+
+def test_only_so_many_pages_are_drawn_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sheet, "SECONDS", 0.05)
+    monkeypatch.setattr(sheet, "_ROOM", threading.BoundedSemaphore(1))
+    with sheet._ROOM, pytest.raises(Busy, match="being drawn already"):
+        sheet.page_png(tmp_path / "a.pdf", 1, "")
+    monkeypatch.setattr(sheet, "SECONDS", 20)
+    for _ in range(2):
+        with pytest.raises(DataError, match="cannot be drawn"):
+            sheet.page_png(tmp_path / "a.pdf", 1, "")
