@@ -250,7 +250,9 @@ class Bench:
             return watch.peak()
 
         peak = self._folder.stage(f"answers-{name}", asked_key, int, complete)
-        return [done[q.id] for q in self.asked if q.id in done], peak
+        # What failed when the stage was made is asked again, and never left out of the score.
+        self._complete(arm, self.asked, log, done)
+        return [done[q.id] for q in self.asked], peak
 
     def serve(self, name: str, adapter: Path, base_model: str) -> None:
         """Let the arms that use the adapter `name` be served with another one of the same base."""

@@ -38,7 +38,9 @@ def stage(
 
     doubts: tuple[Doubt, ...] = folder.stage(
         "doubts",
-        digest(key, keep, config.arms, [(a.arm, a.question_id) for a in answers], embedder.name),
+        digest(
+            key, keep, config.arms, [(a.arm, a.question_id, a.text) for a in answers], embedder.name
+        ),
         tuple[Doubt, ...],
         learn,
     )
@@ -65,7 +67,7 @@ def apply(
 def _known(folder: RunDir, questions: QuestionSet, embedder: Embedder) -> Known:
     known: Known = folder.stage(
         "known",
-        digest([(q.text, q.references) for q in questions.train], embedder.name),
+        digest([(q.text, q.references, q.task) for q in questions.train], embedder.name),
         Known,
         lambda: selective.known_answers(questions.train, embedder),
     )

@@ -160,3 +160,9 @@ def test_no_reference_leaves_likeness_out() -> None:
     assert nothing.questions == ()
     dev, said = drawn(9, 1)
     assert not selective.signs(said, dev, nothing, Bags())[:, 6:].any()
+
+
+def test_nothing_is_learned_from_a_single_document(known) -> None:
+    dev, said = drawn(120, 1)
+    one = [replace(q, doc_ids=("d0",)) for q in dev]
+    assert selective.learn("raft", said, one, known, Bags(), 0.85) is None

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import re
+import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2 as httpx
@@ -125,22 +127,68 @@ def test_guessing_is_slowed_down_for_that_name_alone(tmp_path: Path) -> None:
         assert client.get("/api/me", headers=bearer("ada")).status_code == 200
 
 
+def test_guesses_sent_at_once_count_each(tmp_path: Path) -> None:
+    config = domain(tmp_path, indexed=False, arms=["base"], serve={"requests_per_minute": 90})
+    Users(config.beside("users.json")).add("ada", "admin", SECRETS["ada"])
+    with running(config) as server, server.client() as client, ThreadPoolExecutor(12) as pool:
+
+        def status(header: dict[str, str]) -> int:
+            return client.get("/api/me", headers=header).status_code
+
+        seen = list(pool.map(status, [bearer("ada", f"guess-{n}") for n in range(12)]))
+        assert seen.count(401) == 3 and seen.count(429) == 9
+        # Other names from there are tried as well, but not without end.
+        seen = [status(bearer(f"eve-{n}", "guess")) for n in range(32)]
+        assert seen[:20] == [401] * 20 and seen[-1] == 429
+
+
+@pytest.mark.parametrize("path", ["/api/documents", "/documents/upload"])
+def test_strangers_are_refused_before_their_upload_is_read(guarded: Running, path: str) -> None:
+    host, port = guarded.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as wire:
+        # The body never comes; whoever waits for it does not answer.
+        wire.sendall(
+            f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: 1000000\r\n"
+            "Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n".encode()
+        )
+        assert wire.recv(100).startswith(b"HTTP/1.1 401 ")
+    with guarded.client() as client:
+        file = {"file": ("a.md", b"# A\n\nText of a page.\n")}
+        made = client.post("/api/documents", files=file, headers=bearer("vera"))
+        assert made.status_code == 403 and made.json()["error"]["code"] == "role"
+        wrong = client.post("/api/documents", files=file, headers=bearer("vera", "wrong"))
+        assert wrong.status_code == 401 and wrong.headers["WWW-Authenticate"] == "Bearer"
+
+
+def test_methods_of_ones_own_making_are_counted_as_one(local: Running) -> None:
+    with local.client() as client:
+        for method in ("FIRST", "SECOND"):
+            client.request(method, "/health")
+        counted = client.get("/metrics").text
+    assert 'method="other"' in counted and "FIRST" not in counted
+
+
 def test_sessions_end_with_time_and_with_their_user(tmp_path: Path) -> None:
     users = Users(tmp_path / "users.json")
     users.add("ada", "admin", SECRETS["ada"])
     database = Database(tmp_path / "s.sqlite")
-    lasting, brief = Sessions(database, 1), Sessions(database, 1e-9)
+    lasting, brief = Sessions(database, 1, users), Sessions(database, 1e-9, users)
     cookie = lasting.open(User("ada", "admin"))
-    found = lasting.find(cookie, users)
+    found = lasting.find(cookie)
     assert found is not None and found.user == User("ada", "admin")
     assert cookie not in (tmp_path / "s.sqlite").read_bytes().decode("latin-1")
-    assert brief.find(brief.open(User("ada", "admin")), users) is None
-    users.add("ada", "viewer", "another-secret")
-    again = lasting.find(cookie, users)
+    assert brief.find(brief.open(User("ada", "admin"))) is None
+    users.path.write_text(users.path.read_text().replace('"admin"', '"viewer"'))
+    again = lasting.find(cookie)
     assert again is not None and again.user.role == "viewer"
+    # Whoever took the old secret must not stay inside.
+    users.add("ada", "viewer", "another-secret")
+    assert lasting.find(cookie) is None
+    cookie = lasting.open(User("ada", "viewer"))
+    assert lasting.find(cookie) is not None
     users.add("eve", "viewer", "another-secret")
     users.remove("ada")
-    assert lasting.find(cookie, users) is None
+    assert lasting.find(cookie) is None
 
 
 def test_secrets_are_kept_as_hashes(tmp_path: Path) -> None:
@@ -180,6 +228,9 @@ def test_without_users_only_this_machine_is_served(local: Running) -> None:
         for host in ("evil.example", "evil.example:80", "127.0.0.1.evil.example", ""):
             made = client.get("/api/me", headers={"Host": host})
             assert made.status_code == 403, host
+            given = {"name": "local", "secret": ""}
+            made = client.post("/api/session", json=given, headers={"Host": host})
+            assert made.status_code == 403 and "Set-Cookie" not in made.headers, host
         for host in ("localhost", "[::1]:8642", "127.0.0.1:1"):
             assert client.get("/api/me", headers={"Host": host}).status_code == 200
         # What a page of another site could send on behalf of whoever opens it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 import time
 import zipfile
 from collections.abc import Iterator
@@ -12,9 +13,11 @@ import psutil
 import pytest
 
 from domainlm.config import Config
+from domainlm.errors import DataError
 from domainlm.server import jobs as jobs_module
+from domainlm.server import sheet
 from domainlm.server.database import Database
-from domainlm.server.failures import HttpFailure
+from domainlm.server.failures import Busy, HttpFailure
 from domainlm.server.jobs import Job, Jobs
 from domainlm.server.papers import Papers, safe_name
 from tests.unit.server_site import Running, domain, running
@@ -207,6 +210,23 @@ def test_a_job_outlives_the_server_and_can_be_cancelled(tmp_path: Path, worker: 
     second.close()
 
 
+def test_what_a_job_left_behind_does_not_stop_the_next(tmp_path: Path, worker: str) -> None:
+    told = []
+
+    def unusable() -> None:
+        told.append(True)
+        raise DataError("the index is half written")
+
+    database = Database(tmp_path / "jobs.sqlite")
+    jobs = Jobs(database, domain(tmp_path, indexed=False), on_end=unusable)
+    first = wait(jobs, jobs.start("ingest", "ann"), "running")
+    jobs.cancel(first.id)
+    second = wait(jobs, jobs.start("ingest", "ann"), "running")
+    jobs.cancel(second.id)
+    jobs.close()
+    assert 1 <= len(told) <= 2
+
+
 def test_a_worker_that_dies_is_tried_again_and_then_given_up(tmp_path: Path, worker: str) -> None:
     jobs = make(domain(tmp_path, indexed=False), tmp_path)
     job = jobs.start("ingest", "ann")
@@ -229,3 +249,16 @@ def test_a_job_that_cannot_be_done_says_why(tmp_path: Path) -> None:
     job = wait(jobs, jobs.start("ingest", "ann"), "failed")
     assert "does not exist" in job.error and job.by == "ann"
     jobs.close()
+
+
+def test_only_so_many_pages_are_drawn_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sheet, "SECONDS", 0.05)
+    monkeypatch.setattr(sheet, "_ROOM", threading.BoundedSemaphore(1))
+    with sheet._ROOM, pytest.raises(Busy, match="being drawn already"):
+        sheet.page_png(tmp_path / "a.pdf", 1, "")
+    monkeypatch.setattr(sheet, "SECONDS", 20)
+    for _ in range(2):
+        with pytest.raises(DataError, match="cannot be drawn"):
+            sheet.page_png(tmp_path / "a.pdf", 1, "")

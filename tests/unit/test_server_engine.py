@@ -7,7 +7,9 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx2 as httpx
 import pytest
@@ -17,7 +19,7 @@ from domainlm.experiment import ingest
 from domainlm.models.base import Listener, purpose, record_calls
 from domainlm.models.fake import FakeModel
 from domainlm.models.pieces import Piecewise
-from domainlm.schema import Chat, Generation, Message, Sampling
+from domainlm.schema import ABSTENTION, Chat, Doubt, Generation, Known, Message, Sampling
 from domainlm.server.batching import Asking, Batched, Direct, asking
 from tests.unit.server_site import Running, domain, running
 
@@ -261,3 +263,24 @@ def test_what_a_worker_indexes_is_served_without_a_restart(tmp_path: Path) -> No
         # The index already knows it; the documents in memory follow by themselves.
         found = server.site.engine.retrieve("What does the boat cost?", 1)
         assert found[0].doc_id == "boat.md" and "4 euros" in found[0].text
+
+
+def test_what_a_run_learned_to_withhold_is_not_told_by_the_server(tmp_path: Path) -> None:
+    doubt = Doubt("rag", (0.0,) * 9, (1.0,) * 9, (0.0,) * 10, 1.0, 20, 10, 0.9, 0.5)
+    with running(domain(tmp_path, decoding={"keep": 0.9})) as server, server.client() as client:
+
+        def told(arm: str) -> str:
+            body = {"question": "Who keeps the key?", "model": arm, "stream": True}
+            events = client.post("/api/ask", json=body).text.split("\n\n")
+            pieces = [e.partition("data: ")[2] for e in events if e.startswith("event: piece")]
+            return "".join(map(json.loads, pieces))
+
+        assert told("rag") != ABSTENTION
+        engine = server.site.engine
+        opened = engine._open()
+        learned = SimpleNamespace(doubts=(doubt,))
+        ground = replace(opened.ground, result=learned, known=Known((), ()))  # type: ignore[arg-type]
+        engine._opened = replace(opened, ground=ground)
+        assert told("rag") == ABSTENTION
+        # Another arm learned nothing.
+        assert told("base") not in ("", ABSTENTION)

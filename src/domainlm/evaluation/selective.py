@@ -97,7 +97,7 @@ def learn(
             documents that the regression did not see.
 
     Returns:
-        None if dev holds too few questions of either kind.
+        None if dev holds too few questions of either kind, or all are about one document.
     """
     by_id = {q.id: q for q in questions}
     own = [a for a in answers if a.arm == arm and a.question_id in by_id]
@@ -109,8 +109,11 @@ def learn(
     x = signs(given, asked, known, embedder)
     y = np.where(answerable, 1.0, -1.0)
     clusters = clusters_of(asked)
+    folds = _folds([clusters[q.id] for q in asked])
+    if len(folds) < 2:
+        return None
     held_out = np.empty(len(given))
-    for fold in _folds([clusters[q.id] for q in asked]):
+    for fold in folds:
         weights, centre, scale = _fit(x[~fold], y[~fold])
         held_out[fold] = _score(x[fold], weights, centre, scale)
     missing = sum(by_id[a.question_id].task == "unanswerable" for a in own)

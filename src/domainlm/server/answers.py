@@ -50,13 +50,15 @@ class Answers:
         """The answer of that id, if there is one; old ones are looked up in the file."""
         with self._lock:
             found = self._latest.get(answer_id)
-            if found is None:
-                kept: list[Asked] = Log(self._path, Asked).read()
-                made = (_given(a) for a in reversed(kept))
-                found = next((g for g in made if g.id == answer_id), None)
-            if found is not None:
+        if found is None:
+            # Without the lock: nobody's answer waits until a long record is read.
+            kept: list[Asked] = Log(self._path, Asked).read()
+            made = (_given(a) for a in reversed(kept))
+            found = next((g for g in made if g.id == answer_id), None)
+        if found is not None:
+            with self._lock:
                 self._remember(found)
-            return found
+        return found
 
     def find(self, answer_id: str) -> Given:
         """The answer of that id.

@@ -19,6 +19,7 @@ from domainlm import __version__
 from domainlm.errors import DomainLMError
 from domainlm.server import api, pages
 from domainlm.server.failures import HttpFailure, body, status_of
+from domainlm.server.gate import refuse_strangers
 from domainlm.server.limits import BodyLimit
 from domainlm.server.site import Site
 
@@ -39,6 +40,8 @@ _HEADERS = {
     "Cache-Control": "no-store",
 }
 _PROGRAMS = ("/api/", "/v1/", "/health", "/metrics", "/openapi.json")
+_UPLOADS = ("/api/documents", "/documents/upload")
+_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 _ABOUT = """One domain, its arms and its feedback.
 
 `/v1` speaks the protocol of OpenAI's clients; `/api` is domainlm's own. Every answer that is not a
@@ -73,15 +76,38 @@ def create_app(site: Site) -> FastAPI:
     app.add_exception_handler(HTTPException, _failed)
     app.add_exception_handler(RequestValidationError, _failed)
     serve = site.config.serve
+    app.add_middleware(UploadDoor, site=site)
     app.add_middleware(
         BodyLimit,
         most=serve.max_body_kb * 1024,
-        uploads=("/api/documents", "/documents/upload"),
+        uploads=_UPLOADS,
         # Boundaries and the names of the parts come on top.
         most_upload=serve.max_upload_mb * 2**20 + 2**16,
     )
     app.add_middleware(Frame, site=site)
     return app
+
+
+class UploadDoor:
+    """Who is not signed in is refused before the upload: a form is read before its route's guards
+    are asked, and strangers could fill the disk.
+    """
+
+    def __init__(self, app: ASGIApp, *, site: Site) -> None:
+        self._app, self._site = app, site
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve the request, or refuse it unread."""
+        if scope["type"] == "http" and scope["path"] in _UPLOADS and scope["method"] == "POST":
+            request = Request(scope)
+            try:
+                await refuse_strangers(request, self._site)
+            except DomainLMError as error:
+                response = await _failed(request, error)
+                response.headers["Connection"] = "close"
+                await response(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 class Frame:
@@ -120,10 +146,11 @@ class Frame:
             sentence = "the server failed at this; its log says more"
             await JSONResponse(body(500, sentence), 500)(scope, receive, framed)
         finally:
-            # The template and not the path, or anyone could fill the memory with names.
+            # The template and not the path, and known methods: else anyone could fill the memory.
             route = getattr(scope.get("route"), "path", "none")
             metrics = self._site.metrics
-            metrics.requests.labels(scope["method"][:10], route, str(status)).inc()
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            metrics.requests.labels(method, route, str(status)).inc()
             metrics.request_s.labels(route).observe(time.monotonic() - started)
 
 

@@ -103,19 +103,30 @@ class Users:
         account = self.accounts().get(name)
         return User(account.name, account.role) if account else None
 
+    def mark(self, name: str) -> str:
+        """What changes when a user gets another secret, and tells nothing of it."""
+        account = self.accounts().get(name)
+        return hashlib.sha256(account.secret.encode()).hexdigest() if account else ""
+
+    def known(self, name: str, secret: str) -> User | None:
+        """The user, if that secret was found to be theirs before; it takes no time."""
+        account = self.accounts().get(name)
+        with self._lock:
+            if account and self._verified.get(self._digest(name, secret)) == account.secret:
+                return User(account.name, account.role)
+        return None
+
     def check(self, name: str, secret: str) -> User | None:
         """The user, if that is their secret."""
+        if (user := self.known(name, secret)) is not None:
+            return user
         account = self.accounts().get(name)
-        mark = hmac.digest(self._key, f"{name}\0{secret}".encode(), "sha256")
-        with self._lock:
-            if account and self._verified.get(mark) == account.secret:
-                return User(account.name, account.role)
         # An unknown name takes as long as a known one.
         matches = _matches(secret, account.secret if account else _nobody())
         if account is None or not matches:
             return None
         with self._lock:
-            self._verified[mark] = account.secret
+            self._verified[self._digest(name, secret)] = account.secret
             while len(self._verified) > _KNOWN_TOKENS:
                 self._verified.popitem(last=False)
         return User(account.name, account.role)
@@ -154,6 +165,10 @@ class Users:
         if accounts.pop(name, None) is None:
             raise DataError(f"{self.path} has no user {name!r}; it has {', '.join(accounts)}")
         self._write(accounts)
+
+    def _digest(self, name: str, secret: str) -> bytes:
+        pair = f"{name}\0{secret}".encode("utf-8", "surrogatepass")
+        return hmac.digest(self._key, pair, "sha256")
 
     def _write(self, accounts: dict[str, Account]) -> None:
         kept = tuple(accounts[name] for name in sorted(accounts))
@@ -205,8 +220,8 @@ class Session:
 class Sessions:
     """Sessions by cookie. The database keeps digests of the cookies only, so it opens nothing."""
 
-    def __init__(self, database: Database, hours: float) -> None:
-        self._database, self._seconds = database, hours * 3600
+    def __init__(self, database: Database, hours: float, users: Users) -> None:
+        self._database, self._seconds, self._users = database, hours * 3600, users
 
     @property
     def seconds(self) -> int:
@@ -217,28 +232,35 @@ class Sessions:
         """Begin a session; the value of its cookie."""
         cookie, now = secrets.token_urlsafe(32), time.time()
         with self._database.change() as db:
-            db.execute("DELETE FROM sessions WHERE expires < ?", (now,))
+            db.execute("DELETE FROM browser_sessions WHERE expires < ?", (now,))
             db.execute(
-                "INSERT INTO sessions VALUES (?, ?, ?)",
-                (_cookie_digest(cookie), user.name, now + self._seconds),
+                "INSERT INTO browser_sessions VALUES (?, ?, ?, ?)",
+                (
+                    _cookie_digest(cookie),
+                    user.name,
+                    self._users.mark(user.name),
+                    now + self._seconds,
+                ),
             )
         return cookie
 
-    def find(self, cookie: str, users: Users) -> Session | None:
-        """The session of a cookie, if it has not expired and its user still exists."""
+    def find(self, cookie: str) -> Session | None:
+        """The session of a cookie, if it has not expired and its user still exists and has the
+        secret of that time: who gives a new one shuts out whoever used the old one.
+        """
         row = self._database.one(
-            "SELECT name FROM sessions WHERE digest = ? AND expires > ?",
+            "SELECT name, secret FROM browser_sessions WHERE digest = ? AND expires > ?",
             (_cookie_digest(cookie), time.time()),
         )
-        if row is None:
+        if row is None or row["secret"] != self._users.mark(row["name"]):
             return None
-        user = users.user(row["name"]) if users.required else LOCAL
+        user = self._users.user(row["name"]) if self._users.required else LOCAL
         return Session(user, csrf_of(cookie)) if user and user.name == row["name"] else None
 
     def close(self, cookie: str) -> None:
         """End a session."""
         with self._database.change() as db:
-            db.execute("DELETE FROM sessions WHERE digest = ?", (_cookie_digest(cookie),))
+            db.execute("DELETE FROM browser_sessions WHERE digest = ?", (_cookie_digest(cookie),))
 
 
 def csrf_of(cookie: str) -> str:

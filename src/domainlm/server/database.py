@@ -14,9 +14,10 @@ from domainlm.errors import DataError
 
 _BUSY_S = 30.0
 _TABLES = """
-CREATE TABLE IF NOT EXISTS sessions (
-    digest TEXT PRIMARY KEY, name TEXT NOT NULL, expires REAL NOT NULL
+CREATE TABLE IF NOT EXISTS browser_sessions (
+    digest TEXT PRIMARY KEY, name TEXT NOT NULL, secret TEXT NOT NULL, expires REAL NOT NULL
 ) WITHOUT ROWID;
+DROP TABLE IF EXISTS sessions;
 CREATE TABLE IF NOT EXISTS jobs (
     id TEXT PRIMARY KEY,
     number INTEGER NOT NULL UNIQUE,

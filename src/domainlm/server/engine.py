@@ -19,6 +19,7 @@ from typing import Literal, TypeVar
 from domainlm import contenders
 from domainlm.config import Config
 from domainlm.errors import DataError, DomainLMError
+from domainlm.evaluation import selective
 from domainlm.feedback import asked
 from domainlm.models.base import Array, Embedder
 from domainlm.rag.arms import arm_of
@@ -291,8 +292,10 @@ class Engine:
             def make(opened: _Opened) -> Answer:
                 if card.retrieves and opened.retrieval is None:
                     raise no_index()
-                # Other readers write drafts before the answer.
-                if not card.retrieves or opened.ground.spec.reader == "together":
+                # Other readers write drafts before the answer, and what may yet be withheld must
+                # not be told piece by piece.
+                whole = self._config.decoding.keep is not None
+                if not whole and (not card.retrieves or opened.ground.spec.reader == "together"):
                     one.on_text = self._telling(question)
                 arm = arm_of(card.arm, model, question.sampling, opened.retrieval)
                 return arm.answer([Question("ask", question.text)])[0]
@@ -305,11 +308,22 @@ class Engine:
         self._metrics.tokens.labels("in").inc(answer.tokens_in)
         self._metrics.tokens.labels("out").inc(answer.tokens_out)
         ground = self.ground
+        answer = self._withheld(ground, question.text, answer)
         place = asked.placed(question.text, ground.questions, ground.written)
         if not ground.split:
             # It may turn out to repeat a question that will be held out.
             place = replace(place, split="")
         return self._answers.keep(place, answer)
+
+    def _withheld(self, ground: Ground, text: str, answer: Answer) -> Answer:
+        """The answer, or the abstention where the run learned that its arm had better not say."""
+        if self._config.decoding.keep is None or ground.result is None or ground.known is None:
+            return answer
+        doubts = {d.arm: d for d in ground.result.doubts}
+        asked_now = [Question(answer.question_id, text)]
+        return selective.withhold([answer], asked_now, doubts, ground.known, self._load_embedder())[
+            0
+        ]
 
     def _telling(self, question: _Question) -> Callable[[str], None]:
         """Hands pieces on, and times the first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import ipaddress
 from collections.abc import Awaitable, Callable
 from typing import Annotated
@@ -20,6 +21,8 @@ CSRF_HEADER = "x-csrf-token"
 CSRF_FIELD = "csrf_token"
 GUESS = 30.0
 """A wrong secret counts as so many requests."""
+_NAMES = 10
+"""As many names may be guessed at from one address as fast as one alone."""
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 _BEARER = HTTPBearer(auto_error=False, description="NAME:SECRET of the users file")
@@ -69,8 +72,7 @@ async def identify(request: Request, site: Site, token: str) -> User:
         HttpFailure: nobody is signed in, or the request was sent by another site's page.
     """
     local = not site.users.required
-    if local:
-        _refuse_other_hosts(request)
+    refuse_other_hosts(request, site)
     if token and not local:
         return await sign_in(request, site, *_split(token))
     session = find_session(request, site)
@@ -79,20 +81,33 @@ async def identify(request: Request, site: Site, token: str) -> User:
         refuse_other_sites(request)
     if session is None:
         if not local:
-            raise HttpFailure(
-                401,
-                "sign in, or send Authorization: Bearer NAME:SECRET",
-                code="unknown",
-                headers={"WWW-Authenticate": "Bearer"},
-            )
+            raise _nobody()
         # Programs send neither header; a browser's page must prove that it is one of ours.
         if unsafe and ("origin" in request.headers or "sec-fetch-site" in request.headers):
             raise _no_csrf()
         return LOCAL
     request.state.csrf = session.csrf
-    if unsafe and await _csrf(request) != session.csrf:
+    if unsafe and not hmac.compare_digest(
+        (await _csrf(request)).encode("utf-8", "surrogatepass"), session.csrf.encode()
+    ):
         raise _no_csrf()
     return session.user
+
+
+async def refuse_strangers(request: Request, site: Site) -> None:
+    """Refuse a large body before it is read; `identify` and roles come after it as ever.
+
+    Raises:
+        HttpFailure: nobody is signed in.
+    """
+    refuse_other_hosts(request, site)
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if not site.users.required:
+        return
+    if scheme.lower() == "bearer":
+        await sign_in(request, site, *_split(token.strip()))
+    elif find_session(request, site) is None:
+        raise _nobody()
 
 
 async def sign_in(request: Request, site: Site, name: str, secret: str) -> User:
@@ -101,12 +116,20 @@ async def sign_in(request: Request, site: Site, name: str, secret: str) -> User:
     Raises:
         HttpFailure: they do not fit, or were tried too often.
     """
-    key = f"guess {request.client.host if request.client else ''} {name[:80]}"
-    site.rates.take(key, GUESS, only_look=True)
-    user = await asyncio.to_thread(site.users.check, name, secret)
+    if (user := site.users.known(name, secret)) is not None:
+        return user
+    address = f"guess {request.client.host if request.client else ''}"
+    guesses = ((f"{address} {name[:80]}", GUESS), (address, GUESS / _NAMES))
+    # One at a time: guesses sent at once would all be looked at before the first one counts.
+    async with site.guessing:
+        for key, cost in guesses:
+            site.rates.take(key, cost, only_look=True)
+        user = await asyncio.to_thread(site.users.check, name, secret)
+        if user is None:
+            # Only failures count.
+            for key, cost in guesses:
+                site.rates.take(key, cost)
     if user is None:
-        # Only failures count.
-        site.rates.take(key, GUESS)
         raise HttpFailure(
             401,
             "name and secret do not fit; ask an administrator for new ones",
@@ -119,7 +142,7 @@ async def sign_in(request: Request, site: Site, name: str, secret: str) -> User:
 def find_session(request: Request, site: Site) -> Session | None:
     """The session of a request's cookie, if it still runs."""
     cookie = request.cookies.get(COOKIE, "")
-    return site.sessions.find(cookie, site.users) if cookie else None
+    return site.sessions.find(cookie) if cookie else None
 
 
 def begin_session(request: Request, site: Site, user: User) -> Session:
@@ -163,14 +186,29 @@ async def _csrf(request: Request) -> str:
     return ""
 
 
+def _nobody() -> HttpFailure:
+    return HttpFailure(
+        401,
+        "sign in, or send Authorization: Bearer NAME:SECRET",
+        code="unknown",
+        headers={"WWW-Authenticate": "Bearer"},
+    )
+
+
 def _no_csrf() -> HttpFailure:
     return HttpFailure(
         403, "the page is too old or not ours; load it again and repeat", code="csrf"
     )
 
 
-def _refuse_other_hosts(request: Request) -> None:
-    """A name that some page has made point to this machine is not ours (DNS rebinding)."""
+def refuse_other_hosts(request: Request, site: Site) -> None:
+    """A name that some page has made point to this machine is not ours (DNS rebinding).
+
+    Raises:
+        HttpFailure: nobody has to sign in, and the request is for such a name.
+    """
+    if site.users.required:
+        return
     host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
     if not is_loopback(host):
         raise HttpFailure(

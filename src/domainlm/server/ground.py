@@ -20,6 +20,7 @@ from domainlm.retrieval import MANIFEST, Index
 from domainlm.schema import (
     Adapter,
     Document,
+    Known,
     Quarantined,
     Question,
     QuestionSet,
@@ -46,6 +47,8 @@ class Ground:
     adapters: dict[str, Adapter] = field(default_factory=dict)
     """"tuned" or "raft" -> its own adapter, with a path that can be opened."""
     result: RunResult | None = None
+    known: Known | None = None
+    """What right answers look like, where the run learned to withhold others."""
 
     @property
     def split(self) -> bool:
@@ -86,6 +89,7 @@ def open_ground(config: Config, embedder: Embedder | None) -> Ground:
         spec,
         _adapters(config, folder, result),
         result,
+        folder.newest("known", Known) if result and result.doubts else None,
     )
 
 

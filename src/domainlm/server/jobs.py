@@ -69,6 +69,7 @@ class Jobs:
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
+        self._ended = self._count_ended()
         self._thread = threading.Thread(target=self._watch, name="jobs", daemon=True)
         self._thread.start()
 
@@ -148,32 +149,45 @@ class Jobs:
     # --- the thread -------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        running = ""
         while not self._stop.is_set():
             try:
-                running = self._step(running)
+                self._step()
             except Exception:  # the watch must outlive a full disk or a locked database
                 _log.exception("jobs could not be looked after")
             self._wake.wait(_EVERY_S)
             self._wake.clear()
 
-    def _step(self, before: str) -> str:
-        """Look after the running job, or start the next; the id of the one that runs now."""
+    def _step(self) -> None:
+        """Look after the running job, or start the next."""
         # Reaps the worker, so that a dead one does not look alive.
         starting = self._process is not None and self._process.poll() is None
         row = self._database.one("SELECT * FROM jobs WHERE status = 'running'")
         if row is not None and not _alive(row["pid"], row["pid_born"]):
             self._bury(row)
             row = None
-        if before and (row is None or row["id"] != before):
-            self._on_end()
+        # Not what ran at the last look: a short job may begin and end between two.
+        if (ended := self._count_ended()) != self._ended:
+            self._ended = ended
+            self._tell_end()
         if row is None and not starting:
             queued = self._database.one(
                 "SELECT * FROM jobs WHERE status = 'queued' ORDER BY number"
             )
             if queued is not None:
                 self._launch(queued)
-        return str(row["id"]) if row is not None else ""
+
+    def _count_ended(self) -> int:
+        row = self._database.one(
+            "SELECT count(*) AS n FROM jobs WHERE started != '' AND status IN "
+            "('done', 'failed', 'cancelled')"
+        )
+        return int(row["n"]) if row is not None else 0
+
+    def _tell_end(self) -> None:
+        try:
+            self._on_end()
+        except Exception:  # what a job left behind may be of no use; the next one may mend it
+            _log.exception("what a job has made could not be opened")
 
     def _launch(self, row: sqlite3.Row) -> None:
         if row["attempts"] >= _ATTEMPTS:

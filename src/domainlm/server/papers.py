@@ -86,9 +86,7 @@ class Papers:
         name = safe_name(name)
         final = self.folder / name
         if final.exists() and not replace:
-            raise HttpFailure(
-                409, f"there is a document file {name!r}; replace it or rename yours", code="taken"
-            )
+            raise _taken(name)
         with writing(self._config.output):
             self._config.output.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=self._config.output, prefix=".upload-") as place:
@@ -96,7 +94,7 @@ class Papers:
                 self._receive(content, path)
                 documents, refused = self._read(path)
                 if documents:
-                    self._place(path, final)
+                    self._place(path, final, replace)
         if refused and not documents:
             self._refused.append([Refusal(_now(), by, q) for q in refused])
         return Upload(name, documents, refused)
@@ -129,7 +127,7 @@ class Papers:
     def _inside(self, source: str) -> Path | None:
         """The regular file of that relative path, if it lies in the folder and nowhere else."""
         parts = PurePosixPath(source).parts
-        if not parts or "\0" in source or any(p in ("..", "/", "") for p in parts):
+        if not parts or "\0" in source or any(p == ".." or "/" in p for p in parts):
             return None
         path = self.folder.joinpath(*parts)
         real, root = path.resolve(), self.folder.resolve()
@@ -172,11 +170,14 @@ class Papers:
             why = "its reader did not make sense"
         return (), (Quarantined(path.name, "corrupt", why),)
 
-    def _place(self, path: Path, final: Path) -> None:
+    def _place(self, path: Path, final: Path, replace: bool) -> None:
         with self._lock:
             self.folder.mkdir(parents=True, exist_ok=True)
             # Hidden, so that a reader that comes by does not see half of it.
             draft = final.with_name(f".{final.name}.{os.getpid()}.{threading.get_ident()}")
+            # Another upload of that name may have been quicker.
+            if final.exists() and not replace:
+                raise _taken(final.name)
             try:
                 copy_durably(path, draft)
                 os.replace(draft, final)
@@ -219,6 +220,12 @@ def safe_name(name: str) -> str:
             param="file",
         )
     return name
+
+
+def _taken(name: str) -> HttpFailure:
+    return HttpFailure(
+        409, f"there is a document file {name!r}; replace it or rename yours", code="taken"
+    )
 
 
 def _now() -> str:

@@ -11,16 +11,21 @@ import contextlib
 import io
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 from domainlm.corpus.quotes import find_quote
 from domainlm.errors import DataError
+from domainlm.server.failures import Busy
 
 SECONDS = 20
 _MEMORY = 2 * 1024**3
 _WIDTH = 1_100
 """Pixels of the picture's width; sharp on a phone, below 300 KB for a page of text."""
 _LARGEST = 4_000
+_AT_ONCE = 4
+"""Pages drawn at a time: each may take 2 GB."""
+_ROOM = threading.BoundedSemaphore(_AT_ONCE)
 _MARK = (255, 226, 120)
 
 
@@ -29,8 +34,11 @@ def page_png(path: Path, page: int, quote: str) -> bytes:
 
     Raises:
         DataError: the page cannot be drawn.
+        Busy: too many are being drawn.
     """
     command = [sys.executable, "-m", "domainlm.server.sheet", str(path), str(page)]
+    if not _ROOM.acquire(timeout=SECONDS):
+        raise Busy(f"{_AT_ONCE} pages are being drawn already; open this one again", SECONDS)
     try:
         done = subprocess.run(
             command,
@@ -43,6 +51,8 @@ def page_png(path: Path, page: int, quote: str) -> bytes:
         raise DataError(
             f"page {page} of {path.name} took more than {SECONDS} s to draw; read its text instead"
         ) from None
+    finally:
+        _ROOM.release()
     if done.returncode or not done.stdout.startswith(b"\x89PNG"):
         raise DataError(f"page {page} of {path.name} cannot be drawn; read its text instead")
     return done.stdout

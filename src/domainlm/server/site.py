@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from domainlm.config import Config
@@ -37,6 +38,8 @@ class Site:
     rates: Rates
     audit: Audit
     metrics: Metrics
+    guessing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while a secret is tried."""
 
     @property
     def folder(self) -> Path:
@@ -73,7 +76,7 @@ def open_site(config: Config) -> Site:
         papers=Papers(config),
         runs=Runs(config),
         users=users,
-        sessions=Sessions(database, serve.session_hours),
+        sessions=Sessions(database, serve.session_hours, users),
         rates=Rates(serve.requests_per_minute),
         audit=Audit(config.beside("audit.jsonl")),
         metrics=metrics,

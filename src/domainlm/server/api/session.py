@@ -15,6 +15,7 @@ from domainlm.server.gate import (
     Viewer,
     begin_session,
     end_session,
+    refuse_other_hosts,
     refuse_other_sites,
     sign_in,
 )
@@ -50,6 +51,7 @@ def me(request: Request, user: Viewer) -> Me:
 @router.post("/session", response_model=Me)
 async def begin(given: Credentials, request: Request, site: SiteHere) -> Me:
     """Sign in; the session comes as a cookie."""
+    refuse_other_hosts(request, site)
     refuse_other_sites(request)
     user = await sign_in(request, site, given.name, given.secret) if site.users.required else LOCAL
     session = begin_session(request, site, user)

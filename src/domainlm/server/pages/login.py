@@ -14,6 +14,7 @@ from domainlm.server.gate import (
     begin_session,
     end_session,
     find_session,
+    refuse_other_hosts,
     refuse_other_sites,
     sign_in,
 )
@@ -47,6 +48,7 @@ def router(desk: Desk) -> APIRouter:
         secret: Annotated[str, Form()] = "",
         next: Annotated[str, Form()] = "/ask",  # noqa: A002
     ) -> Response:
+        refuse_other_hosts(request, site)
         refuse_other_sites(request)
         onward = within(next)
         try:
