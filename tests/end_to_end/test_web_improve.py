@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from domainlm.actions import import_feedback
 from domainlm.config import load_config
+from domainlm.intake import import_feedback
 from domainlm.registry import registry_of
 from tests import browser
 from tests.browser import Tab

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from domainlm.artifacts import RunDir
 from domainlm.errors import ConfigError
 from domainlm.feedback.log import EventLog, current_view
 from domainlm.feedback.opinions import grades
@@ -230,3 +231,13 @@ def test_what_a_slider_sends() -> None:
     assert found["value_correct_usd"] is None and found["months"] == 12
     with pytest.raises(ConfigError, match="volume is 'many'"):
         changed({"volume": "many"})
+
+
+def test_a_stage_that_is_in_force_again_is_the_newest(tmp_path) -> None:
+    with RunDir(tmp_path) as folder:
+        for key in ("a", "b", "a"):
+            assert (
+                folder.stage("documents", key, str, lambda key=key: f"as of {key}")
+                == f"as of {key}"
+            )
+        assert folder.newest("documents", str) == "as of a"

@@ -130,9 +130,9 @@ class Batched:
             if self._closed:
                 raise ModelError(f"{self.name} is being unloaded; ask again")
             self._jobs += jobs
-            if one := _asking.get():
-                one.arrive()
             self._changed.notify_all()
+        if one := _asking.get():
+            one.arrive()
         made = [job.made.result() for job in jobs]
         # The batch's thread does not see this thread's ledger.
         for g in made:

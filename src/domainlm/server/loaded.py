@@ -84,9 +84,11 @@ class Models:
     def close(self) -> None:
         """Let all go."""
         with self._lock:
-            for loaded in self._loaded.values():
-                loaded.model.close()
+            gone = list(self._loaded.values())
             self._loaded.clear()
+        # A model's own lock is never taken inside this one.
+        for loaded in gone:
+            loaded.model.close()
 
     def _get(self, weights: Weights) -> _Loaded:
         with self._lock:
@@ -114,5 +116,6 @@ class Models:
             idle = [k for k, v in self._loaded.items() if not v.users and k != BASE.key]
             if len(self._loaded) < self._config.serve.models or not idle:
                 return
-            self._loaded.pop(idle[0]).model.close()
+            gone = self._loaded.pop(idle[0])
+        gone.model.close()
         release()
