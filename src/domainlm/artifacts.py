@@ -60,6 +60,17 @@ def folder_bytes(path: Path) -> int:
     return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
 
 
+_UNWRITABLE = (
+    errno.EACCES,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+)
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn a full disk or a read-only folder into one clear sentence.
@@ -75,9 +86,10 @@ def writing(path: Path) -> Iterator[None]:
                 f"the disk of {path} is full; free some space and run the same command again, "
                 "finished work is kept"
             ) from None
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
+        if error.errno in _UNWRITABLE:
             raise DataError(
-                f"cannot write to {path} ({error.strerror}); choose another folder with output="
+                f"cannot write to {path} ({error.strerror}); choose another path (that of a run is "
+                "its setting `output`)"
             ) from None
         raise
 
@@ -140,8 +152,15 @@ def load_json(kind: Any, path: Path) -> Any:
         return _adapter(kind).validate_json(path.read_bytes())
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; run the command that writes it first") from None
-    except (OSError, ValidationError) as error:
-        raise DataError(f"{path} is not readable as {kind}: {str(error):.200}") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); name another file") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DataError(
+            f"{path} is not what this version of domainlm writes "
+            f"({where + ': ' if where else ''}{first['msg']}); name another file, or write it again"
+        ) from None
 
 
 class Log:

@@ -104,7 +104,7 @@ def read_corrections(path: Path) -> list[Correction]:
     reader = TypeAdapter(Correction)
     found = []
     try:
-        lines = path.read_text("utf-8-sig").splitlines()
+        lines = path.read_text("utf-8-sig").split("\n")
     except FileNotFoundError:
         raise DataError(
             f"corrections file {path} does not exist; write one JSON object a line with "

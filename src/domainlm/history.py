@@ -247,7 +247,13 @@ def read(output: Path, name: str = "") -> list[Snapshot]:
     Raises:
         DataError: there is none, or none of that name.
     """
-    found: list[Snapshot] = Log(output / HISTORY, Snapshot).read()
+    path = output / HISTORY
+    found: list[Snapshot] = Log(path, Snapshot).read()
+    if not found and path.is_file() and path.stat().st_size:
+        raise DataError(
+            f"{path} holds no run that this version reads; move it away and add the finished runs "
+            "again with `domainlm history --add RUN`"
+        )
     if not found:
         raise DataError(
             f"{output} has no history yet; every `domainlm run` joins it, and "

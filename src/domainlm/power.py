@@ -63,7 +63,7 @@ def design(gap: float, spread: Spread, *, power: float = 0.8, comparisons: int =
     Raises:
         ConfigError: A number is out of its range.
     """
-    _within("the gap", gap, 0, 1)
+    _within("the gap in points", 100 * gap, 0, 100)
     _within("the power", power, 0.5, 1)
     if comparisons < 1:
         raise ConfigError(f"{comparisons} comparisons cannot be planned; give at least 1")
@@ -98,14 +98,16 @@ def assumed(gap: float, *, discordance: float, icc: float, per_document: float) 
     Raises:
         ConfigError: A number is out of its range, or arms that agree so often cannot differ so far.
     """
+    _within("the gap in points", 100 * gap, 0, 100)
     _within("the discordance", discordance, 0, 1, closed=True)
-    _within("the correlation within a document", icc, -1e-12, 1, closed=True)
+    if not 0 <= icc <= 1:
+        raise ConfigError(f"the correlation within a document is {icc:g}; give 0 to 1")
     if not 1 <= per_document < 1e6:
-        raise ConfigError(f"{per_document} questions a document; give a number of at least 1")
+        raise ConfigError(f"{per_document:g} questions a document; give 1 to 1,000,000")
     if discordance <= gap:
         raise ConfigError(
-            f"arms that differ on {discordance:.0%} of the questions cannot be {gap:.0%} apart; "
-            "raise the discordance or ask for a smaller gap"
+            f"arms that differ on {100 * discordance:.3g} % of the questions cannot be "
+            f"{100 * gap:.3g} points apart; raise the discordance or ask for a smaller gap"
         )
     source = f"assumed: the arms differ on {discordance:.0%} of the questions"
     return Spread(math.sqrt(discordance - gap**2), icc, per_document, source)
@@ -130,13 +132,15 @@ def measured(result: RunResult, a: str = "", b: str = "") -> Spread:
     for arm in {s.arm for s in test}:
         means[arm] = fscores.primary([s for s in test if s.arm == arm])
     order = sorted(means, key=lambda arm: (-float(np.mean(means[arm])), arm))
+    if a and a == b:
+        raise ConfigError(f"{a!r} cannot be planned against itself; give two arms, e.g. raft,rag")
     for arm in (a, b):
         if arm and arm not in means:
             raise ConfigError(f"this run has no arm {arm!r}; it has {', '.join(sorted(means))}")
     a = a or next((arm for arm in order if arm != b), "")
     b = b or next((arm for arm in order if arm != a), "")
     values = {arm: {s.question_id: s for s in test if s.arm == arm} for arm in (a, b)}
-    common = sorted(values[a].keys() & values[b].keys()) if a and b and a != b else []
+    common = sorted(values[a].keys() & values[b].keys()) if a and b else []
     if len(common) < 2:
         raise DataError(
             f"{len(common)} questions were answered by two arms; a plan from a run needs at least 2"

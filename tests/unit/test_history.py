@@ -255,7 +255,7 @@ def test_bad_gates_are_sentences(result):
     made = snap(result)
     with pytest.raises(ConfigError, match="has no arm gone"):
         gate(made, made, arms=["gone"])
-    with pytest.raises(ConfigError, match="largest drop is 0 %"):
+    with pytest.raises(ConfigError, match="largest drop of quality is 0 points"):
         gate(made, made, Limits(0.0))
     lone = snap(sample(arms=("base",)))
     with pytest.raises(DataError, match="ships raft"):

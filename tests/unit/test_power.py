@@ -74,11 +74,17 @@ def test_intraclass_correlation_is_recovered():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: power.design(0.0, Spread(0.5, 0, 1, "x")), "the gap is 0; it must lie"),
+        (lambda: power.design(0.0, Spread(0.5, 0, 1, "x")), "the gap in points is 0; it must lie"),
         (lambda: power.design(0.05, Spread(0.5, 0, 1, "x"), power=1.0), "the power is 1"),
         (lambda: power.design(0.05, Spread(0.5, 0, 1, "x"), comparisons=0), "0 comparisons"),
-        (lambda: power.assumed(0.4, discordance=0.3, icc=0, per_document=1), "cannot be 40% apart"),
-        (lambda: power.assumed(0.1, discordance=0.3, icc=2, per_document=1), "is 2; it must lie"),
+        (
+            lambda: power.assumed(0.4, discordance=0.3, icc=0, per_document=1),
+            "cannot be 40 points apart",
+        ),
+        (
+            lambda: power.assumed(0.1, discordance=0.3, icc=2, per_document=1),
+            "document is 2; give 0 to 1",
+        ),
         (lambda: power.assumed(0.1, discordance=0.3, icc=0, per_document=0), "0 questions a doc"),
         (lambda: power.measured(sample(), "gpt"), "no arm 'gpt'; it has base"),
     ],

@@ -151,7 +151,7 @@ def test_the_command_prints_all_of_it_and_takes_settings(folder):
         ("volume=0", "'cost.volume'"),
         ("volume=nan", "'cost.volume'"),
         ("value_correct_usd=-1", "'cost.value_correct_usd'"),
-        ("value_corect=1", "unknown setting 'value_corect'"),
+        ("value_corect=1", "unknown setting 'cost.value_corect'; did you mean 'value_correct_usd'"),
         ("churn", "is not key=value"),
         ("model_price=gpt-9", "'gpt-9' is not in the price book"),
         ("hardware=abacus", "'abacus' has no price"),

@@ -207,7 +207,7 @@ def test_secrets_are_kept_as_hashes(tmp_path: Path) -> None:
         with pytest.raises(ConfigError):
             users.add(name, "viewer", secret)
     path.write_text("[{}]")
-    with pytest.raises(Exception, match="not readable"):
+    with pytest.raises(Exception, match="is not what this version"):
         Users(path).accounts()
 
 

@@ -17,8 +17,8 @@ Trust = Annotated[
     typer.Option(
         min=-1,
         max=1,
-        show_default="0.667",
-        help="A judge may train if its alpha with people is surely at least this.",
+        show_default=False,
+        help="A judge may train if its alpha with people is surely at least this (default: .667).",
     ),
 ]
 Settings = Annotated[

@@ -16,14 +16,19 @@ from domainlm.cli.common import (
     load,
     print_json,
 )
+from domainlm.errors import ConfigError
 
 
 def roi(config: ConfigFile, override: CostSettings = None, as_json: AsJson = False) -> None:
     """Price a finished run again: break-evens, flip points, tornado, the worth of knowing more."""
     from domainlm.actions import roi as do
-    from domainlm.config import COST_KEYS
+    from domainlm.config import Config
 
-    named = [f"cost.{s}" if s.partition("=")[0] in COST_KEYS else s for s in override or []]
+    # A misspelt name is looked for among the settings of cost, too.
+    named = [
+        s if "." in (key := s.partition("=")[0]) or key in Config.model_fields else f"cost.{s}"
+        for s in override or []
+    ]
     result = do(load(config, named))
     if as_json:
         parts = ("verdict", "standings", "money", "break_evens", "roi")
@@ -56,6 +61,8 @@ def plan(
     from domainlm import power as planner
 
     share = gap / 100
+    if arms and not config:
+        raise ConfigError(f"--arms {arms!r} needs a finished run; add its YAML file")
     if config:
         from domainlm.experiment import load_result
 

@@ -87,6 +87,8 @@ def score(
         return
     if run is None:
         raise ConfigError("nothing to score: give RUN, or --answers FILE.jsonl with --config FILE")
+    if config or name:
+        raise ConfigError("--config and --name go with --answers FILE.jsonl; leave them out")
     from domainlm.actions import score as do
     from domainlm.finished.runs import open_run
 

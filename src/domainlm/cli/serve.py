@@ -31,7 +31,10 @@ def serve(
         "domainlm.yaml"
     ),
     host: Annotated[str, typer.Option(help="Default: serve.host, 127.0.0.1.")] = "",
-    port: Annotated[int | None, typer.Option(help="Default: serve.port, 8642.")] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Default: serve.port, 8642; 0 takes a free one."),
+    ] = None,
     override: Settings = None,
 ) -> None:
     """Serve the web app and the API; on this machine alone unless there are users."""

@@ -375,6 +375,10 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(
             f"configuration {path} does not exist; `domainlm init` writes one"
         ) from None
+    except IsADirectoryError:
+        raise ConfigError(
+            f"configuration {path} is a folder; give the YAML file that `domainlm init` wrote"
+        ) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"configuration {path} is not readable YAML: {reason:.200}") from None

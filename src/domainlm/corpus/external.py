@@ -43,7 +43,7 @@ def load_answers(path: Path, name: str = "") -> External:
     """
     name = name or path.stem
     try:
-        lines = path.read_text("utf-8-sig").splitlines()
+        lines = path.read_text("utf-8-sig").split("\n")
     except FileNotFoundError:
         raise DataError(
             f"answers file {path} does not exist; give a JSONL file of question_id and text"

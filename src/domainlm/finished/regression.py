@@ -90,10 +90,15 @@ def gate(
         DataError: the runs share no arm or no question.
     """
     limits = limits or Limits()
-    for name, value in (("drop", limits.drop), ("cost", limits.dearer), ("time", limits.slower)):
-        if value is not None and not 0 < value <= 10:
+    for name, value, most, unit in (
+        ("drop of quality", limits.drop, 1, "points"),
+        ("rise of cost", limits.dearer, 10, "%"),
+        ("rise of time", limits.slower, 10, "%"),
+    ):
+        if value is not None and not 0 < value <= most:
             raise ConfigError(
-                f"the largest {name} is {100 * value:g} %; give more than 0 and at most 1000"
+                f"the largest {name} is {100 * value:g} {unit}; give more than 0 and at most "
+                f"{100 * most}"
             )
     chosen = _arms(new, old, arms)
     ids, notes = paired.common(new.side(f"run {new.name}"), old.side(f"pinned run {old.name}"))

@@ -197,8 +197,8 @@ def against(external: External, test: Sequence[Question]) -> ExternalScores:
     if not answers:
         some = ", ".join(q.id for q in test[:3])
         raise DataError(
-            f"none of the {len(external.answers)} answers of {external.name} is for one of the "
-            f"{len(test)} test questions; question_id must be one of {some}, …"
+            f"{external.name} answers none of the {len(test)} test questions (answers in it: "
+            f"{len(external.answers)}); question_id must be one of {some}, …"
         )
     questions = tuple(by_id[a.question_id] for a in answers)
     scores = tuple(score_grounded(answers, questions))

@@ -44,9 +44,12 @@ def open_run(path: Path, overrides: Sequence[str] = ()) -> Run:
     if path.suffix.lower() in _YAML:
         return Run(result, file, load_config(path, overrides))
     raw: dict[str, Any] = copy.deepcopy(result.config)
-    for override in overrides:
-        apply_override(raw, override)
-    return Run(result, file, _settled(raw, file))
+    config = _settled(raw, file)
+    if overrides:
+        for override in overrides:
+            apply_override(raw, override)
+        config = make_config(raw)
+    return Run(result, file, _moved(config, file))
 
 
 def find(path: Path, overrides: Sequence[str] = ()) -> tuple[RunResult, Path]:
@@ -96,14 +99,18 @@ def _result(file: Path) -> RunResult:
 
 
 def _settled(raw: dict[str, Any], file: Path) -> Config:
-    """The settings of a run whose folder may have been moved."""
+    """The settings that a run kept."""
     try:
-        config = make_config(raw)
+        return make_config(raw)
     except ConfigError as error:
         raise ConfigError(
             f"the settings kept in {file} are not those of this version ({error}); name the run by "
             "its YAML file instead"
         ) from None
+
+
+def _moved(config: Config, file: Path) -> Config:
+    """The settings of a run whose folder may have been moved."""
     if file.name != RESULT:
         return config
     folder = file.resolve().parent

@@ -163,7 +163,9 @@ class Users:
         """
         accounts = dict(self.accounts())
         if accounts.pop(name, None) is None:
-            raise DataError(f"{self.path} has no user {name!r}; it has {', '.join(accounts)}")
+            raise DataError(
+                f"{self.path} has no user {name!r}; it has {', '.join(accounts) or 'none at all'}"
+            )
         self._write(accounts)
 
     def _digest(self, name: str, secret: str) -> bytes:
