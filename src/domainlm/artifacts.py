@@ -239,9 +239,7 @@ class RunDir:
         stored = self._stored(path, key, kind)
         self._on_stage(name, stored is not None)
         if stored is not None:
-            # It is in force again: `newest` goes by time.
-            with contextlib.suppress(OSError):
-                path.touch()
+            self._put_last(path, name)
             self._times[name] = stored[1]
             return stored[0]  # type: ignore[no-any-return]
         started = time.perf_counter()
@@ -250,12 +248,21 @@ class RunDir:
         body = dump_json(kind, value).decode()
         head = json.dumps({"key": key, "seconds": round(seconds, 3)})
         write_atomic(path, f'{head[:-1]}, "value": {body}}}')
+        self._put_last(path, name)
         self._times[name] = seconds
         return value
 
+    def _put_last(self, path: Path, name: str) -> None:
+        """`newest` goes by time, and two states may fall into one tick of the disk's clock."""
+        with contextlib.suppress(OSError):
+            others = [p for p in self.path.glob(f"stages/{name}-*.json") if p != path]
+            latest = max((p.stat().st_mtime_ns for p in others), default=0)
+            at = max(time.time_ns(), latest + 1_000)
+            os.utime(path, ns=(at, at))
+
     def newest(self, name: str, kind: Any) -> Any | None:
         """What stage `name` made or loaded last, whatever from; None if it never ended."""
-        made = sorted(self.path.glob(f"stages/{name}-*.json"), key=lambda p: p.stat().st_mtime)
+        made = sorted(self.path.glob(f"stages/{name}-*.json"), key=lambda p: p.stat().st_mtime_ns)
         for path in reversed(made):
             stored = self._stored(path, path.stem.removeprefix(f"{name}-"), kind)
             if stored is not None:

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -102,6 +103,11 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(folder), "OMP_WAIT_POLICY": "passive"}
 
 
+def _hear_interrupts() -> None:
+    """A shell starts what runs in the background deaf to interrupts, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def domainlm(*words: object, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
     """Start the command line in a child process."""
     return subprocess.Popen(
@@ -110,6 +116,7 @@ def domainlm(*words: object, env: dict[str, str] | None = None) -> subprocess.Po
         stderr=subprocess.PIPE,
         text=True,
         env=env,
+        preexec_fn=_hear_interrupts,  # noqa: PLW1509
     )
 
 
