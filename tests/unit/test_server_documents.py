@@ -107,9 +107,8 @@ def test_a_reader_that_hangs_or_eats_memory_is_stopped(
     limits = {"parse_seconds": 1, "parse_memory_mb": 256}
     config = domain(tmp_path, indexed=False, serve=limits)
     # The parser's own module is replaced by what a talked-into parser might do.
-    for n, code in enumerate(
-        ("while True: pass", "x = bytearray(10**9)", "open('f', 'w').write('x')")
-    ):
+    written = f"open({str(tmp_path / 'written')!r}, 'w').write('x')"
+    for n, code in enumerate(("while True: pass", "x = bytearray(10**9)", written)):
         module = tmp_path / f"evil{n}.py"
         module.write_text(
             f"from domainlm.server.parser import _confine\n_confine({256 * 2**20}, 1)\n{code}\n"
