@@ -13,9 +13,10 @@ AXE := axe-playwright-python==0.1.8
 demo: install
 	$(BIN)/domainlm run $(EXAMPLE)
 
-# Two processes of one thread each: two processes of many threads would wait for each other.
+# Two processes of one thread each: two of many threads would wait for each other. In the order of the
+# files, so that the long end-to-end ones do not come last.
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: install
 	$(BIN)/ruff check .
