@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from domainlm.artifacts import Log
 from domainlm.asking import Bill
 from domainlm.config import make_config
 from domainlm.errors import ConfigError, ModelError
@@ -17,60 +16,24 @@ from domainlm.models.base import record_calls
 from domainlm.models.fake import FakeModel
 from domainlm.planning import plan, rough_quote
 from domainlm.rag import derived
-from domainlm.rag.derived import Written
-from domainlm.rag.derived_search import leaves_of
 from domainlm.rag.pipeline import Retrieval, with_retrieval
 from domainlm.rag.preparing import bill_of
 from domainlm.rag.questions import own_places
-from domainlm.rag.raptor import cluster, grow
-from domainlm.rag.stages import Resources, asked_by, build_stage
+from domainlm.rag.stages import asked_by, build_stage
 from domainlm.rag.trace import record_trace
 from domainlm.retrieval import Index
-from domainlm.schema import Chat, Document, Passage, Question, RagSpec, Sampling, StageSpec
-from tests.unit.corpora import resources_of
+from domainlm.schema import Chat, Question, RagSpec, Sampling, StageSpec
+from tests.unit.derived_world import (
+    ASKED,
+    PLAIN,
+    TEXTS,
+    forest,
+    found,
+    records,
+    resources_with,
+    retrieval,
+)
 from tests.unit.rung_worlds import world
-
-TEXTS = {
-    "valve.txt": "The relief fitting opens at nine bar. It is made of brass. Nobody touches it.",
-    "pump.txt": "The pump starts at six. It is loud. Its seal wears out each year.",
-    "river.txt": "The river freezes in January. Boats rest. Skates are lent at the mill.",
-    "mill.txt": "The mill grinds rye. Its wheel turns slowly. The miller sleeps at noon.",
-}
-ASKED = {
-    "relief fitting": "1. Which pressure limit protects the fitting?\n2. Is it brass?",
-    "pump starts": "When does the pump start?\nWhat about elephants?",
-    "river freezes": "When is the river frozen?",
-    "mill grinds": "Which grain does the mill grind?",
-}
-PLAIN = StageSpec("hybrid")
-
-
-def documents_of(texts: dict[str, str]) -> list[Document]:
-    return [Document(n, n[:-4], n, t, "text/plain", n + t) for n, t in texts.items()]
-
-
-def resources_with(
-    folder: Path,
-    model: FakeModel | None = None,
-    texts: dict[str, str] = TEXTS,
-    examples: tuple[Question, ...] = (),
-) -> Resources:
-    return resources_of(folder, documents_of(texts), model=model, examples=examples)
-
-
-def retrieval(resources: Resources, use: str, **settings: object) -> Retrieval:
-    return Retrieval(RagSpec((), (StageSpec(use, dict(settings)),), (), 2), resources)
-
-
-def verbatim(passages: list[Passage], texts: dict[str, str] = TEXTS) -> bool:
-    return all(texts[p.doc_id][p.start : p.end] == p.text for p in passages)
-
-
-def found(r: Retrieval, text: str) -> list[str]:
-    passages = r(Question("q", text))
-    assert verbatim(passages)
-    return [p.doc_id for p in passages]
-
 
 # --- questions ---
 
@@ -364,113 +327,6 @@ def test_wrong_settings_say_what_is_right(
         build_stage("retrieve", StageSpec(use, settings), resources_with(tmp_path))
 
 
-# --- trees ---
-
-
-TOPICS = ("apple pear plum orchard", "bolt nut gear machine", "rain snow wind storm")
-
-
-def forest(n: int = 8) -> dict[str, str]:
-    """`n` documents on each of three topics."""
-    return {
-        f"{topic.split()[0]}{i}.txt": f"Note {topic} {topic} number{i}. It is {topic} item{i}."
-        for topic in TOPICS
-        for i in range(n)
-    }
-
-
-def test_clusters_are_small_whole_and_of_like_vectors(tmp_path: Path) -> None:
-    leaves = leaves_of(resources_with(tmp_path, texts=forest()))
-    clusters = cluster(leaves.keys, leaves.vectors, 8)
-    assert sorted(k for c in clusters for k in c) == sorted(leaves.keys)
-    assert max(map(len, clusters)) <= 8
-    topic = {k: leaves.chunks[r].doc_id[:4] for r, k in enumerate(leaves.keys)}
-    assert all(len({topic[k] for k in c}) == 1 for c in clusters)
-
-
-def test_equal_vectors_can_be_clustered() -> None:
-    keys = [f"k{n:02d}" for n in range(20)]
-    clusters = cluster(keys, np.tile(np.eye(1, 4, dtype=np.float32), (20, 1)), 3)
-    assert sorted(k for c in clusters for k in c) == keys and max(map(len, clusters)) <= 3
-
-
-def test_a_summary_leads_down_and_is_never_shown(tmp_path: Path) -> None:
-    texts = forest()
-
-    def summarise(chat: Chat) -> str:
-        first = chat[-1].content.split()[1]
-        return f"Everything about {first}: {first} kind, number0 number1 item0 item1 note"
-
-    model = FakeModel(summarise)
-    resources = resources_with(tmp_path, model, texts)
-    pipeline = retrieval(resources, "raptor", weight=1.0, leaves=2)
-    passages = pipeline(Question("q", "everything about bolt kind"))
-    assert len(model.chats) > 3
-    assert passages[0].doc_id.startswith("bolt") and verbatim(passages, texts)
-    assert "Everything" not in "".join(p.text for p in passages)
-    own = retrieval(resources, "dense")(Question("q", "everything about bolt kind"))
-    raised = {p.doc_id: p.score for p in passages}
-    # A chunk that a summary raises stands above its own cosine.
-    assert max(raised.values()) >= max(p.score for p in own)
-    scoped = pipeline(Question("q", "everything about bolt kind", scope=("rain0.txt",)))
-    assert {p.doc_id for p in scoped} == {"rain0.txt"}
-
-
-def test_extracts_need_no_model(tmp_path: Path) -> None:
-    texts = forest()
-    pipeline = retrieval(resources_with(tmp_path, texts=texts), "raptor", summary="extract")
-    passages = pipeline(Question("q", "gear and machine"))
-    assert passages[0].doc_id.startswith("bolt") and verbatim(passages, texts)
-    written = [t for r in records(tmp_path, "raptor") for t in r.texts]
-    sentences = {s.strip() for t in texts.values() for s in t.replace(". ", ".|").split("|")}
-    assert written and all(any(s in w for s in sentences) for w in written)
-
-
-def test_a_new_document_rewrites_its_cluster_and_those_above(tmp_path: Path) -> None:
-    texts = forest()
-    first = FakeModel(lambda chat: chat[-1].content[:60])
-    retrieval(resources_with(tmp_path, first, texts), "raptor").prepare([])
-    before = {r.key for r in records(tmp_path, "raptor")}
-    texts["apple99.txt"] = "Note apple pear plum orchard apple. It tells of apple item99."
-    second = FakeModel(lambda chat: chat[-1].content[:60])
-    pipeline = retrieval(resources_with(tmp_path, second, texts), "raptor")
-    pipeline.prepare([])
-    assert 0 < len(second.chats) < len(first.chats)
-    assert not any("bolt" in c[-1].content and "apple" not in c[-1].content for c in second.chats)
-    after = {r.key for r in records(tmp_path, "raptor")}
-    assert before & after and before - after
-
-
-def test_upper_levels_wait_for_what_a_cap_left(tmp_path: Path) -> None:
-    model = FakeModel(lambda chat: chat[-1].content[:60])
-    resources = resources_with(tmp_path, model, forest())
-    pipeline = retrieval(resources, "raptor", max_calls=2)
-    passages = pipeline(Question("q", "gear"))
-    assert len(model.chats) == 2 and passages
-    assert all(r.texts for r in records(tmp_path, "raptor"))
-
-
-def test_a_tree_covers_every_chunk_once_a_level(tmp_path: Path) -> None:
-    leaves = leaves_of(resources_with(tmp_path, texts=forest(10)))
-    tree = grow(leaves, 4, 5)
-    assert len(tree) >= 3
-    for level in tree:
-        rows = np.concatenate([node.rows for node in level])
-        assert len(rows) == len(set(rows.tolist()))
-    assert len(tree[-1]) < len(tree[0])
-    assert tree[-1][0].rows.tolist() == list(range(len(leaves.chunks))) or len(tree) == 5
-
-
-def test_one_chunk_makes_no_tree_and_says_so(tmp_path: Path) -> None:
-    pipeline = retrieval(
-        resources_with(tmp_path, texts={"a.txt": "One. Two."}), "raptor", summary="extract"
-    )
-    arm = with_retrieval("rag", FakeModel(), Sampling(), pipeline)
-    answer = arm.answer([Question("q", "one")])[0]
-    assert [p.doc_id for p in answer.passages] == ["a.txt"]
-    assert answer.trace[0].fallback == "nothing usable was derived"
-
-
 # --- before there is an index ---
 
 
@@ -519,7 +375,3 @@ def test_the_dry_run_says_what_deriving_takes(tmp_path: Path) -> None:
         }
         assert more["answer rag"].tokens > steps["answer rag"].tokens
         assert more["answer rag"].seconds > steps["answer rag"].seconds
-
-
-def records(folder: Path, stage: str) -> list[Written]:
-    return [r for p in (folder / "index").glob(f"{stage}-*.jsonl") for r in Log(p, Written).read()]
