@@ -30,7 +30,8 @@ from domainlm.config import Config, make_config
 from domainlm.contenders import open_index, stage_resources
 from domainlm.display.progress import Bars
 from domainlm.evaluation import selective
-from domainlm.evaluation.tasks import is_abstention, score_answers
+from domainlm.evaluation.abstention import is_abstention
+from domainlm.evaluation.tasks import score_answers
 from domainlm.experiment import load_result
 from domainlm.ground import corpus_key, read_corpus, split_corpus
 from domainlm.models.base import load_chat_model, load_embedder

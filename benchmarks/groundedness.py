@@ -25,8 +25,8 @@ from scipy.optimize import minimize
 import faithfulness
 from domainlm.artifacts import write_atomic
 from domainlm.evaluation import calibration
+from domainlm.evaluation.claims import claims
 from domainlm.evaluation.groundedness import Claim, head_digest, support
-from domainlm.evaluation.statements import claims
 from domainlm.evaluation.support import evidence, features
 from domainlm.rag.citations import cite
 from domainlm.schema import Passage

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from domainlm.artifacts import Log, Progress, RunDir, Silent, digest
-from domainlm.config import Config, TrainingConfig
+from domainlm.config import Config
+from domainlm.config.training import TrainingConfig
 from domainlm.corpus.chunking import chunk_document
 from domainlm.evaluation.metrics import OBJECTIVES, retrieval_metrics
 from domainlm.models.base import ChatModel, Embedder, load_chat_model, load_embedder

@@ -14,7 +14,7 @@ from domainlm import stats
 from domainlm.artifacts import RunDir, digest
 from domainlm.bench import Bench
 from domainlm.config import ArmName, Config
-from domainlm.evaluation import summary
+from domainlm.evaluation import fscores, summary
 from domainlm.evaluation.tasks import score_answers
 from domainlm.memory import release
 from domainlm.models.base import ChatModel, purpose, record_calls
@@ -101,7 +101,7 @@ def diagnose(
         documents: By id.
         train: Questions that may serve as examples.
         answers: Of the contenders, with what their pipeline found.
-        scores: Of the same answers.
+        scores: Of what they said, with nothing withheld, as diagnostic arms withhold nothing.
         key: Digest of what the contenders' answers depend on.
     """
     test = [q for q in bench.asked if q.split != "dev"]
@@ -169,9 +169,7 @@ def compared(
         if name not in whole:
             continue
         mine = [s for s in own if s.arm == name]
-        quality = stats.cluster_interval(
-            [s.metrics["primary"] for s in mine], [s.cluster for s in mine]
-        )
+        quality = stats.cluster_interval(fscores.primary(mine), [s.cluster for s in mine])
         failed = sum(s.outcome == "failed" for s in mine)
         sentence = _sentence(kind, whole[name]) + (
             f" {failed} of its prompts failed or did not fit the model." if failed else ""

@@ -8,7 +8,7 @@ from domainlm.artifacts import RunDir, digest
 from domainlm.config import Config
 from domainlm.evaluation import selective
 from domainlm.models.base import Embedder
-from domainlm.schema import Answer, Doubt, Known, Question, QuestionSet
+from domainlm.schema import Answer, Doubt, Known, Question, QuestionSet, RunResult
 
 
 def stage(
@@ -18,15 +18,15 @@ def stage(
     questions: QuestionSet,
     embedder: Embedder,
     key: str,
-) -> tuple[list[Answer], tuple[Doubt, ...], list[str]]:
+) -> tuple[list[Answer], tuple[Doubt, ...]]:
     """The run's answers, the doubtful ones withheld if `decoding.keep` asks for it.
 
     Returns:
-        Answers, what each arm learned, and a warning where dev was too small to learn from.
+        Answers, and what each arm learned: nothing where dev was too small to learn from.
     """
     keep = config.decoding.keep
     if keep is None:
-        return list(answers), (), []
+        return list(answers), ()
 
     def learn() -> tuple[Doubt, ...]:
         known = _known(folder, questions, embedder)
@@ -45,10 +45,23 @@ def stage(
         learn,
     )
     if not doubts:
-        least = f"{selective.MIN_ANSWERABLE} answerable and {selective.MIN_UNANSWERABLE} other"
-        return list(answers), (), [f"No answer was withheld: that takes {least} dev questions."]
+        return list(answers), ()
     asked = (*questions.dev, *questions.test)
-    return apply(folder, answers, asked, doubts, questions, embedder), doubts, []
+    return apply(folder, answers, asked, doubts, questions, embedder), doubts
+
+
+def warnings(config: Config, doubts: Sequence[Doubt]) -> list[str]:
+    """What to say where answers should be withheld, but the arms learned no doubts."""
+    if config.decoding.keep is None or doubts:
+        return []
+    least = f"{selective.MIN_ANSWERABLE} answerable and {selective.MIN_UNANSWERABLE} other"
+    return [f"No answer was withheld: that takes {least} dev questions."]
+
+
+def learned(config: Config, result: RunResult) -> tuple[Doubt, ...]:
+    """The doubts of a finished run, unless it kept another share than is kept now."""
+    kept = result.config.get("decoding", {}).get("keep")
+    return result.doubts if kept == config.decoding.keep else ()
 
 
 def apply(

@@ -40,6 +40,7 @@ from domainlm.config import Config
 from domainlm.errors import ConfigError, DataError
 from domainlm.evaluation import summary
 from domainlm.evaluation.groundedness import head_digest, score_grounded
+from domainlm.evaluation.tasks import score_answers
 from domainlm.feedback import asked
 from domainlm.ground import Ground, indexed, prepare
 from domainlm.registry import registry_of
@@ -82,7 +83,7 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
             config.decoding.model_copy(update={"keep": None}),
         )
         said, memory = bench.answer(answer_key)
-        answers, withholding, unlearned = doubts.stage(
+        answers, withholding = doubts.stage(
             config, folder, said, ground.questions, ground.scorer, answer_key
         )
         waits = timing.measure(bench, config, folder, answer_key, progress)
@@ -110,11 +111,13 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
             ),
         )
         touches = provenance.touch_test(config.output, ground.questions.test, score_key)
+        # Diagnostic arms and other seeds withhold nothing, so nor may what they are compared with.
+        plain = score_answers(said, bench.asked) if withholding else scores
         checks = controls.stage(
-            config, folder, bench, ground.by_id, ground.questions.train, answers, scores, answer_key
+            config, folder, bench, ground.by_id, ground.questions.train, answers, plain, answer_key
         )
         seeds = repeats.stage(
-            config, folder, bench, written, adapters, scores, training_key, answer_key
+            config, folder, bench, written, adapters, plain, training_key, answer_key
         )
 
         dev = [s for s in scores if s.split == "dev"]
@@ -137,7 +140,10 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
             setups,
             churn,
             now.date(),
-            [*(warning for a in adapters for warning in a.warnings), *unlearned],
+            [
+                *(warning for a in adapters for warning in a.warnings),
+                *doubts.warnings(config, withholding),
+            ],
             waits,
             checks,
         )
@@ -303,7 +309,7 @@ def ask_one(config: Config, text: str, arm: str, progress: Progress | None = Non
         question = Question("ask", text)
         answer = bench.ask(arm, question)
         if config.decoding.keep is not None and (config.folder / RESULT).exists():
-            learned = load_result(config.folder).doubts
+            learned = doubts.learned(config, load_result(config.folder))
             answer = doubts.apply(
                 folder, [answer], [question], learned, ground.questions, ground.scorer
             )[0]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from domainlm import __version__, contenders, pricing, provenance
-from domainlm.artifacts import Progress, RunDir, Silent, digest
+from domainlm.artifacts import Progress, RunDir, Silent, digest, timestamp
 from domainlm.bench import ADAPTER_OF, Bench, sample
 from domainlm.config import ArmName, Config
 from domainlm.corrections import corrected
@@ -29,7 +29,7 @@ from domainlm.feedback.lessons import Taught, admit, enough, joined, learned, me
 from domainlm.ground import Ground, prepare
 from domainlm.memory import release
 from domainlm.models.base import purpose
-from domainlm.registry import Registry, now, registry_of
+from domainlm.registry import Registry, registry_of
 from domainlm.schema import (
     Adapter,
     GateResult,
@@ -270,7 +270,7 @@ def _record(
     return ModelRecord(
         id="",
         arm=steps.arm,
-        created_at=now(),
+        created_at=timestamp(),
         base_model=steps.base_model,
         base_digest=steps.base_digest,
         parent=parent,

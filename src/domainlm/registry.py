@@ -13,7 +13,6 @@ is derived from them, so a process killed between two writes leaves nothing that
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +30,7 @@ from domainlm.artifacts import (
     dump_json,
     flush_folder,
     load_json,
+    timestamp,
     write_atomic,
     writing,
 )
@@ -316,7 +316,7 @@ class Registry:
                 if (known.model, known.champion, known.questions) == (model, champion, asked):
                     return known
             spent = self.spent(asked)
-            made = Look(model, champion, asked, allowance(spent), len(spent) + 1, now())
+            made = Look(model, champion, asked, allowance(spent), len(spent) + 1, timestamp())
             self._looks.append([made])
             return made
 
@@ -328,7 +328,7 @@ class Registry:
 
     def judged(self, look: Look, result: GateResult) -> None:
         """Enter what the gate decided."""
-        record = GateRecord(look.model, look.champion, look.questions, result, now())
+        record = GateRecord(look.model, look.champion, look.questions, result, timestamp())
         with self._locked():
             self._gates.append([record])
 
@@ -357,7 +357,7 @@ class Registry:
             raise DataError("the id is empty; name a feedback event or a document")
         with self._locked():
             if item not in self.exclusions():
-                self._excluded.append([Exclusion(item, now(), reason)])
+                self._excluded.append([Exclusion(item, timestamp(), reason)])
         one = Exclusions([item])
         return tuple(r for r in self.models() if one.hit(_sources(r)))
 
@@ -437,11 +437,6 @@ class Registry:
         return None
 
 
-def now() -> str:
-    """The time in UTC, ISO 8601."""
-    return dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
-
-
 def _moved(
     before: Champion | None,
     action: Literal["adopt", "promote", "force", "rollback"],
@@ -450,7 +445,7 @@ def _moved(
     reason: str,
 ) -> Champion:
     moves = before.moves if before else ()
-    return Champion(model, line, (*moves, Move(len(moves) + 1, action, model, now(), reason)))
+    return Champion(model, line, (*moves, Move(len(moves) + 1, action, model, timestamp(), reason)))
 
 
 def _sources(record: ModelRecord) -> tuple[str, ...]:

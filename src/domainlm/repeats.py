@@ -9,6 +9,7 @@ from domainlm import stats
 from domainlm.artifacts import RunDir, digest
 from domainlm.bench import ADAPTER_OF, Bench
 from domainlm.config import ArmName, Config
+from domainlm.evaluation import fscores
 from domainlm.evaluation.tasks import score_answers
 from domainlm.memory import release
 from domainlm.schema import Adapter, Score, SeedSpread
@@ -53,7 +54,7 @@ def repeat(
         config: Its `training.seeds` says how many runs there are in all.
         written: Questions that were written.
         adapters: Those of the first run.
-        scores: Of the first run.
+        scores: Of the first run, with nothing withheld, as the others withhold nothing.
         training_key: Digest of what training depends on.
         key: Digest of what the answers depend on.
     """
@@ -65,9 +66,7 @@ def repeat(
     for arm in config.arms:
         if arm in ADAPTER_OF:
             own = [s for s in scores if s.arm == arm and s.question_id in ids]
-            found = stats.cluster_interval(
-                [s.metrics["primary"] for s in own], [s.cluster for s in own]
-            )
+            found = stats.cluster_interval(fscores.primary(own), [s.cluster for s in own])
             means[arm] = [found.value]
             intervals[arm] = None if found.high is None else found.high - found.value
     for seed in seeds[1:]:
@@ -78,8 +77,7 @@ def repeat(
                     continue
                 model = bench.reader(arm, again)
                 answers = bench.contend(arm, model, test, digest(key, arm, again.digest, seed))
-                scored = score_answers(answers, test)
-                means[arm].append(fmean(s.metrics["primary"] for s in scored))
+                means[arm].append(fmean(fscores.primary(score_answers(answers, test))))
                 del model
                 release()
     return tuple(

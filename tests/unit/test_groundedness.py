@@ -7,8 +7,8 @@ import pytest
 
 from domainlm.display.run import show_result
 from domainlm.evaluation import groundedness as g
+from domainlm.evaluation.claims import claims
 from domainlm.evaluation.groundedness import Claim
-from domainlm.evaluation.statements import claims
 from domainlm.evaluation.support import FEATURES
 from domainlm.rag.citations import cite
 from domainlm.schema import ABSTENTION, Answer, Citation, Passage, Question, Score

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from domainlm import optimize, stats
-from domainlm.config import RagConfig
+from domainlm.config.sections import RagConfig
 from domainlm.errors import DataError
 from domainlm.optimize import Entry, Prices, as_yaml, search, space
 from domainlm.rag.stages import Resources

@@ -12,7 +12,8 @@ from transformers import BertConfig, BertModel
 
 from domainlm import retriever_tuning
 from domainlm.artifacts import RunDir, Silent
-from domainlm.config import RetrieverConfig, make_config
+from domainlm.config import make_config
+from domainlm.config.training import RetrieverConfig
 from domainlm.contenders import open_index
 from domainlm.errors import ConfigError, DataError
 from domainlm.models.base import load_embedder

@@ -9,7 +9,7 @@ import pytest
 
 from domainlm.errors import DataError
 from domainlm.evaluation import selective
-from domainlm.evaluation.tasks import is_abstention
+from domainlm.evaluation.abstention import is_abstention
 from domainlm.schema import ABSTENTION, Answer, Certainty, Passage, Question
 
 WORDS = ("turbine", "invoice", "harbour", "licence", "warranty", "orchard", "railway", "glacier")

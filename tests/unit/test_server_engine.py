@@ -278,7 +278,7 @@ def test_what_a_run_learned_to_withhold_is_not_told_by_the_server(tmp_path: Path
         assert told("rag") != ABSTENTION
         engine = server.site.engine
         opened = engine._open()
-        learned = SimpleNamespace(doubts=(doubt,))
+        learned = SimpleNamespace(doubts=(doubt,), config={"decoding": {"keep": 0.9}})
         ground = replace(opened.ground, result=learned, known=Known((), ()))  # type: ignore[arg-type]
         engine._opened = replace(opened, ground=ground)
         assert told("rag") == ABSTENTION

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from domainlm.config import TrainingConfig, make_config
+from domainlm.config import make_config
+from domainlm.config.training import TrainingConfig
 from domainlm.schema import Chat, Message, TrainingRow
 
 WORDS = (

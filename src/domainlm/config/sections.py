@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from domainlm.schema import RagSpec, StageSpec
 
 
 class Section(BaseModel):
@@ -38,6 +41,70 @@ class SplitConfig(Section):
     dev: float = Field(0.15, ge=0, lt=1)
     test_new: float = Field(0.2, ge=0, lt=1)
     test_known: float = Field(0.2, ge=0, lt=1)
+
+
+class ChunkingConfig(Section):
+    """How documents become retrievable spans; sizes in tokens of the embedder."""
+
+    use: Literal["recursive", "sentence_window", "parent_child"] = "recursive"
+    tokens: int = Field(160, ge=16, le=2048)
+    overlap: int = Field(0, ge=0)
+    window: int = Field(2, ge=0, le=20)
+    parent_tokens: int = Field(480, ge=32, le=8192)
+    header: bool = True
+
+
+class StageConfig(BaseModel):
+    """A pipeline stage: its name and, beside it, the settings of its factory."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    use: str
+
+    def spec(self) -> StageSpec:
+        """The plain value that flows through the pipeline."""
+        return StageSpec(self.use, dict(self.model_extra or {}))
+
+
+class RagConfig(Section):
+    """The pipelines to choose from: `candidates` are tried on dev, or the one given is used."""
+
+    pre: tuple[StageConfig, ...] = ()
+    retrieve: tuple[StageConfig, ...] = ()
+    rerank: tuple[StageConfig, ...] = ()
+    post: tuple[StageConfig, ...] = ()
+    passages: int = Field(3, ge=1, le=50)
+    depth: int = Field(30, ge=1, le=1000)
+    reader: Literal["together", "per_document", "replug", "global"] = "together"
+
+    def spec(self) -> RagSpec | None:
+        """The pipeline named in the configuration; None lets the dev questions choose."""
+        if not (self.pre or self.retrieve or self.rerank or self.post):
+            # A reader alone leaves the choice of the retriever to the dev questions.
+            return None
+        return RagSpec(
+            tuple(s.spec() for s in self.pre),
+            tuple(s.spec() for s in self.retrieve) or (StageSpec("hybrid"),),
+            tuple(s.spec() for s in self.post),
+            self.passages,
+            tuple(s.spec() for s in self.rerank),
+            self.depth,
+            self.reader,
+        )
+
+
+class EvaluationConfig(Section):
+    """The margin within which arms count as equivalent, a cap on test questions, and how waiting is
+    timed: `probes` questions one at a time, and with a `load` above 0 that many arriving a second.
+    """
+
+    margin: float = Field(0.05, gt=0, lt=1)
+    max_questions: int = Field(0, ge=0)
+    dev_questions: int = Field(0, ge=0)
+    minimum_quality: float = Field(0.0, ge=0, le=1)
+    diagnostics: bool = False
+    probes: int = Field(0, ge=0)
+    load: float = Field(0.0, ge=0, le=1e6)
+    load_questions: int = Field(60, ge=1)
 
 
 class DecodingConfig(Section):

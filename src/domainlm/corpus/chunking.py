@@ -100,12 +100,6 @@ def chunk_document(
     return chunks
 
 
-def anchor_at(doc: Document, offset: int) -> str:
-    """The innermost place that holds `offset`, e.g. "page 3" or "section Termination", else ""."""
-    anchor = _anchor(doc, offset)
-    return f"{anchor.kind} {anchor.label}" if anchor else ""
-
-
 def _anchor(doc: Document, offset: int) -> Anchor | None:
     """Anchors are sorted by start, so the last one that begins before `offset` is innermost."""
     index = bisect_right(doc.anchors, offset, key=lambda a: a.start)

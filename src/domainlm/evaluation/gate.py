@@ -18,7 +18,8 @@ from typing import Literal
 from domainlm import stats
 from domainlm.config.sections import ImproveConfig
 from domainlm.errors import DataError
-from domainlm.evaluation.tasks import choose, is_abstention
+from domainlm.evaluation.abstention import is_abstention
+from domainlm.evaluation.tasks import choose
 from domainlm.schema import Answer, Check, Decision, GateResult, Question, Score
 
 LEVEL = 0.05

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from domainlm.evaluation.tasks import is_abstention
+from domainlm.evaluation.abstention import is_abstention
 from domainlm.schema import Chat, Message
 
 Kind = Literal["arithmetic", "sense", "instruction", "format", "unknown"]

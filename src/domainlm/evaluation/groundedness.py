@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from domainlm.artifacts import digest
-from domainlm.evaluation.statements import claims as claims_of
-from domainlm.evaluation.statements import states
+from domainlm.evaluation.claims import claims as claims_of
+from domainlm.evaluation.claims import states
 from domainlm.evaluation.support import evidence, features
 from domainlm.evaluation.tasks import score_answers
 from domainlm.models.base import Embedder

@@ -23,7 +23,8 @@ import scipy.optimize as _optimize
 from numpy.typing import NDArray
 
 from domainlm.errors import DataError
-from domainlm.evaluation.tasks import clusters_of, is_abstention
+from domainlm.evaluation.abstention import is_abstention
+from domainlm.evaluation.tasks import clusters_of
 from domainlm.models.base import Embedder
 from domainlm.schema import ABSTENTION, Answer, Doubt, Known, Question
 

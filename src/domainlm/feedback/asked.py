@@ -6,13 +6,12 @@ later. A question that stands in the question set keeps its id and split there.
 
 from __future__ import annotations
 
-import datetime as dt
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from domainlm.artifacts import Log, digest
+from domainlm.artifacts import Log, digest, timestamp
 from domainlm.corpus.similarity import normalised
 from domainlm.errors import DataError
 from domainlm.feedback.quarantine import repeats
@@ -60,7 +59,7 @@ def keep(path: Path, question: Question, answer: Answer) -> Asked:
     Raises:
         DataError: the record cannot be written.
     """
-    now = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
+    now = timestamp()
     made = Asked(question, replace(answer, question_id=question.id), now)
     Log(path, Asked).append([made])
     return made

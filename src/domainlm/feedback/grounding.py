@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 
-from domainlm.evaluation.statements import claims
+from domainlm.evaluation.claims import claims
 from domainlm.feedback.events import show, text_digest
 from domainlm.feedback.judges import people_grades
 from domainlm.feedback.opinions import grades

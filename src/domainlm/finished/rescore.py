@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from domainlm import pricing, provenance
+from domainlm import doubts, pricing, provenance
 from domainlm.artifacts import digest
 from domainlm.config import Config
 from domainlm.contenders import load_configured_embedder
@@ -112,7 +112,10 @@ def rescore(config: Config, result: RunResult, now: dt.datetime, *, count: bool 
         result.setups,
         result.churn,
         now.date(),
-        [warning for adapter in result.adapters for warning in adapter.warnings],
+        [
+            *(warning for adapter in result.adapters for warning in adapter.warnings),
+            *doubts.warnings(config, result.doubts),
+        ],
         result.latency,
         () if moved else result.controls,
     )

@@ -106,14 +106,7 @@ class MiniLMEmbedder:
         with self._lock:
             for start in range(0, len(by_size), _BLOCK):
                 block = by_size[start : start + _BLOCK]
-                ids = self.tokenizer(
-                    [self._prompts[kind] + texts[i] for i in block],
-                    truncation=True,
-                    max_length=self.max_length,
-                    split_special_tokens=True,
-                    return_token_type_ids=False,
-                    return_attention_mask=False,
-                )["input_ids"]
+                ids = self.rows([self._prompts[kind] + texts[i] for i in block])
                 lengths = [len(row) for row in ids]
                 tokens_in += sum(lengths)
                 for batch in plan_batches(range(len(ids)), lengths, 512, self.batch_tokens):
@@ -128,13 +121,7 @@ class MiniLMEmbedder:
         if not texts:
             return found
         started = time.perf_counter()
-        ids = self.tokenizer(
-            list(texts),
-            truncation=True,
-            max_length=self.max_length,
-            split_special_tokens=True,
-            return_token_type_ids=False,
-        )["input_ids"]
+        ids = self.rows(texts)
         lengths = [len(row) for row in ids]
         special = set(self.tokenizer.all_special_ids)
         with self._lock:
@@ -150,15 +137,20 @@ class MiniLMEmbedder:
 
     def encode(self, texts: Sequence[str], kind: Literal["query", "passage"]) -> torch.Tensor:
         """Unit vectors `(n, d)` in one batch, with gradients: what training an embedder needs."""
-        ids = self.tokenizer(
-            [self._prompts[kind] + t for t in texts],
+        return self._pooled(*self._states(self.rows([self._prompts[kind] + t for t in texts])))
+
+    def rows(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, special ones at its ends only, no more than `max_length`."""
+        found: list[list[int]] = self.tokenizer(
+            list(texts),
             truncation=True,
             max_length=self.max_length,
+            # What looks like a special token in a text is text.
             split_special_tokens=True,
             return_token_type_ids=False,
             return_attention_mask=False,
         )["input_ids"]
-        return self._pooled(*self._states(ids))
+        return found
 
     def _states(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Last states `(b, s, d)` of token rows padded to `(b, s)`, and their mask."""

@@ -77,8 +77,8 @@ class LateInteraction:
         tuned = PeftModel.from_pretrained(base.model.float(), str(folder)).merge_and_unload()
         self.name = f"{base.name} {folder.name}"
         self.model = tuned.to(base.dtype).eval()
-        self.tokenizer, self.device = base.tokenizer, base.device
-        self.max_length, self.batch_tokens = base.max_length, batch_tokens
+        self.device, self.batch_tokens = base.device, batch_tokens
+        self._rows, self._special = base.rows, base.tokenizer.all_special_ids
         weights = load_file(folder / HEAD)
         deep, width = weights["deep.weight"].shape
         self.head = Head(width, deep, weights["shallow.weight"].shape[0]).to(self.device).eval()
@@ -97,14 +97,7 @@ class LateInteraction:
         if not texts:
             return []
         started = time.perf_counter()
-        rows = self.tokenizer(
-            list(texts),
-            truncation=True,
-            max_length=self.max_length,
-            split_special_tokens=True,
-            return_token_type_ids=False,
-            return_attention_mask=False,
-        )["input_ids"]
+        rows = self._rows(texts)
         lengths = [len(row) for row in rows]
         found: list[Array] = [np.zeros((0, 0), np.float16)] * len(rows)
         with self._lock, torch.inference_mode():
@@ -113,7 +106,7 @@ class LateInteraction:
                 ids = torch.tensor([rows[i] + [0] * (width - lengths[i]) for i in batch])
                 mask = torch.arange(width) < torch.tensor([lengths[i] for i in batch])[:, None]
                 ids, mask = ids.to(self.device), mask.to(self.device)
-                own = own_tokens(ids, mask, self.tokenizer.all_special_ids)
+                own = own_tokens(ids, mask, self._special)
                 vectors, weights = self.head(*states_of(self.model, ids, mask), own)
                 if weighted:
                     vectors = vectors * weights[..., None]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from domainlm.artifacts import Log
+from domainlm.artifacts import Log, timestamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +32,7 @@ class Audit:
         Raises:
             DataError: the file cannot be written.
         """
-        now = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
+        now = timestamp()
         with self._lock:
             self._log.append([AuditLine(now, who, action, details)])
 

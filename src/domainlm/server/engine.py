@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
-from domainlm import contenders
+from domainlm import contenders, doubts
 from domainlm.config import Config
 from domainlm.errors import DataError, DomainLMError
 from domainlm.evaluation import selective
@@ -319,11 +319,12 @@ class Engine:
         """The answer, or the abstention where the run learned that its arm had better not say."""
         if self._config.decoding.keep is None or ground.result is None or ground.known is None:
             return answer
-        doubts = {d.arm: d for d in ground.result.doubts}
+        learned = {d.arm: d for d in doubts.learned(self._config, ground.result)}
+        if answer.arm not in learned:
+            return answer
         asked_now = [Question(answer.question_id, text)]
-        return selective.withhold([answer], asked_now, doubts, ground.known, self._load_embedder())[
-            0
-        ]
+        embedder = self._load_embedder()
+        return selective.withhold([answer], asked_now, learned, ground.known, embedder)[0]
 
     def _telling(self, question: _Question) -> Callable[[str], None]:
         """Hands pieces on, and times the first."""

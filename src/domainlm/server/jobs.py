@@ -7,7 +7,6 @@ if the machine went down, starts it again; finished work is kept in the run's fo
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import json
 import logging
 import os
@@ -23,6 +22,7 @@ from typing import Any, Literal
 
 import psutil
 
+from domainlm.artifacts import timestamp
 from domainlm.config import Config
 from domainlm.server.database import Database
 from domainlm.server.failures import HttpFailure, NotFound
@@ -97,7 +97,7 @@ class Jobs:
                 db.execute(
                     "INSERT INTO jobs (id, number, kind, status, by, config, created) VALUES "
                     "(?, (SELECT coalesce(max(number), 0) + 1 FROM jobs), ?, 'queued', ?, ?, ?)",
-                    (job_id, kind, by, self._config.model_dump_json(), _now()),
+                    (job_id, kind, by, self._config.model_dump_json(), timestamp()),
                 )
         self._wake.set()
         return self.job(job_id)
@@ -134,7 +134,8 @@ class Jobs:
                     409, f"job {row['number']} is {row['status']} already", code="ended"
                 )
             db.execute(
-                "UPDATE jobs SET status = 'cancelled', ended = ? WHERE id = ?", (_now(), job_id)
+                "UPDATE jobs SET status = 'cancelled', ended = ? WHERE id = ?",
+                (timestamp(), job_id),
             )
         _end_process(row["pid"], row["pid_born"])
         self._wake.set()
@@ -214,7 +215,7 @@ class Jobs:
                 "('running', 'queued')",
                 (
                     "queued" if again else "failed",
-                    "" if again else _now(),
+                    "" if again else timestamp(),
                     ""
                     if again
                     else "the worker process ended without a word, perhaps for want of memory; "
@@ -269,7 +270,3 @@ def _end_process(pid: int, born: float) -> None:
                 os.killpg(pid, signal.SIGKILL)
 
     threading.Thread(target=insist, daemon=True).start()
-
-
-def _now() -> str:
-    return dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")

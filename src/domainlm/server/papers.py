@@ -6,7 +6,6 @@ index in line. What is deleted is moved beside the run and not destroyed.
 
 from __future__ import annotations
 
-import datetime as dt
 import os
 import shutil
 import subprocess
@@ -20,7 +19,7 @@ from typing import BinaryIO
 
 from pydantic import TypeAdapter, ValidationError
 
-from domainlm.artifacts import Log, copy_durably, flush_folder, writing
+from domainlm.artifacts import Log, copy_durably, flush_folder, timestamp, writing
 from domainlm.config import Config
 from domainlm.corpus.readers import FORMATS
 from domainlm.schema import Document, Quarantined
@@ -96,7 +95,7 @@ class Papers:
                 if documents:
                     self._place(path, final, replace)
         if refused and not documents:
-            self._refused.append([Refusal(_now(), by, q) for q in refused])
+            self._refused.append([Refusal(timestamp(), by, q) for q in refused])
         return Upload(name, documents, refused)
 
     def remove(self, doc_id: str) -> tuple[str, Path]:
@@ -113,7 +112,7 @@ class Papers:
         path = self._inside(source)
         if path is None:
             raise NotFound(f"there is no document {doc_id[:200]!r}; list them for their ids")
-        kept = self._config.beside("removed") / _now().replace(":", "") / source
+        kept = self._config.beside("removed") / timestamp().replace(":", "") / source
         with writing(kept), self._lock:
             kept.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(path, kept)
@@ -226,7 +225,3 @@ def _taken(name: str) -> HttpFailure:
     return HttpFailure(
         409, f"there is a document file {name!r}; replace it or rename yours", code="taken"
     )
-
-
-def _now() -> str:
-    return dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")

@@ -13,7 +13,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from domainlm import paired, pricing
-from domainlm.config import COST_KEYS, Config, CostConfig
+from domainlm.config import Config
+from domainlm.config.cost import COST_KEYS, CostConfig
 from domainlm.errors import DataError
 from domainlm.experiment import RESULT, load_result
 from domainlm.paired import Comparison

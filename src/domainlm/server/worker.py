@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 import json
 import logging
 import os
@@ -16,6 +15,7 @@ from typing import Any
 
 import psutil
 
+from domainlm.artifacts import timestamp
 from domainlm.config import Config
 from domainlm.errors import DomainLMError
 from domainlm.server.database import Database
@@ -105,7 +105,7 @@ def main() -> None:
         db.execute(
             "UPDATE jobs SET status = ?, error = ?, result = ?, ended = ? WHERE id = ? AND status "
             "= 'running'",
-            (status, error, json.dumps(result, default=str), _now(), job_id),
+            (status, error, json.dumps(result, default=str), timestamp(), job_id),
         )
 
 
@@ -116,13 +116,9 @@ def _take(database: Database, job_id: str) -> sqlite3.Row | None:
         row: sqlite3.Row | None = db.execute(
             "UPDATE jobs SET status = 'running', pid = ?, pid_born = ?, started = ? WHERE id = ? "
             "AND status = 'queued' RETURNING kind, config",
-            (pid, psutil.Process(pid).create_time(), _now(), job_id),
+            (pid, psutil.Process(pid).create_time(), timestamp(), job_id),
         ).fetchone()
         return row
-
-
-def _now() -> str:
-    return dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
 
 
 if __name__ == "__main__":

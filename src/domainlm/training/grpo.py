@@ -16,7 +16,7 @@ import trl
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
-from domainlm.config import TrainingConfig
+from domainlm.config.training import TrainingConfig
 from domainlm.errors import ConfigError, DataError
 from domainlm.models.decoding import render_prompt
 from domainlm.schema import Adapter, RewardRow

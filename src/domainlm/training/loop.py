@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from domainlm.artifacts import write_atomic
-from domainlm.config import TrainingConfig
+from domainlm.config.training import TrainingConfig
 from domainlm.models.decoding import render_prompt
 from domainlm.schema import Adapter, Chat, TrainingPoint
 from domainlm.training import checks, weights

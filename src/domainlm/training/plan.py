@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from domainlm.artifacts import digest, dump_json, load_json, write_atomic
-from domainlm.config import TrainingConfig
+from domainlm.config.training import TrainingConfig
 from domainlm.schema import Adapter, Document, Lessons, RewardRow, TrainingRow
 from domainlm.training import weights
 from domainlm.training.grpo import train_grpo

@@ -22,7 +22,7 @@ import trl
 from datasets import Dataset
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
-from domainlm.config import TrainingConfig
+from domainlm.config.training import TrainingConfig
 from domainlm.errors import ConfigError, DataError
 from domainlm.schema import Adapter, Likelihoods, PreferencePair, ThumbRow
 from domainlm.training import checks, loop, weights

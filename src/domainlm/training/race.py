@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from domainlm.artifacts import Log, digest
-from domainlm.config import TrainingConfig
+from domainlm.config.training import TrainingConfig
 from domainlm.errors import ConfigError, DataError, ModelError
 from domainlm.schema import Adapter, TrainingRow
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from domainlm.config import RetrieverConfig
+from domainlm.config.training import RetrieverConfig
 from domainlm.errors import DataError, ModelError
 from domainlm.models.embedding import MiniLMEmbedder
 from domainlm.schema import TunedEmbedder

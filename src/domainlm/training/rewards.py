@@ -9,9 +9,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
-from domainlm.config import RewardConfig
+from domainlm.config.training import RewardConfig
+from domainlm.evaluation.abstention import is_abstention
 from domainlm.evaluation.metrics import token_f1
-from domainlm.evaluation.tasks import is_abstention
 from domainlm.rag import prompts
 from domainlm.rag.citations import cite
 from domainlm.rag.pipeline import Retrieval

@@ -15,7 +15,7 @@ import torch
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
-from domainlm.config import TrainingConfig
+from domainlm.config.training import TrainingConfig
 from domainlm.errors import DataError
 from domainlm.models.decoding import render_prompt
 from domainlm.models.local import LocalModel

@@ -17,7 +17,7 @@ import torch
 from peft import LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from domainlm.config import TrainingConfig
+from domainlm.config.training import TrainingConfig
 from domainlm.errors import MissingExtraError, ModelError
 from domainlm.models.adapted import is_checkpoint
 from domainlm.training import checks

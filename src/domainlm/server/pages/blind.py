@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import random
 import secrets
 import threading
@@ -11,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from domainlm.artifacts import Log
+from domainlm.artifacts import Log, timestamp
 from domainlm.server.answers import Given
 from domainlm.server.failures import NotFound
 
@@ -46,7 +45,7 @@ class Comparisons:
         """
         shown = list({g.id: g for g in given}.values())
         random.SystemRandom().shuffle(shown)
-        now = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
+        now = timestamp()
         made = Blind(
             secrets.token_hex(8), by, given[0].question.text, tuple(g.id for g in shown), now
         )

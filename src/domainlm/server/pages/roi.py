@@ -9,7 +9,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from domainlm.config import CostConfig
+from domainlm.config.cost import CostConfig
 from domainlm.errors import ConfigError, DomainLMError
 from domainlm.report import charts
 from domainlm.report import format as fmt
