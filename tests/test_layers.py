@@ -62,6 +62,8 @@ FLOORS = {
 TORCH_ROOMS = {
     "models/adapted.py",
     "models/attention.py",
+    "models/cache.py",
+    "models/packed.py",
     "models/late.py",
     "models/local.py",
     "models/decoding.py",

@@ -16,6 +16,7 @@ import torch
 from transformers.cache_utils import DynamicCache
 
 from domainlm.errors import ModelError
+from domainlm.models.cache import fresh_cache
 from domainlm.models.embedded import first_line
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -80,7 +81,7 @@ def apply_adapter(model: Any, adapter: Path) -> tuple[Any, Prefix]:
 
 def prefixed_cache(config: Any, prefix: Prefix, rows: int) -> DynamicCache:
     """A fresh cache of `rows` chats that already holds the prefix."""
-    cache = DynamicCache(config=config)
+    cache = fresh_cache(config)
     for layer, (keys, values) in enumerate(prefix):
         cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), layer)
     return cache

@@ -21,6 +21,7 @@ from domainlm.errors import ModelError
 from domainlm.models.base import Array, report_call
 from domainlm.models.embedded import first_line, minilm_folder, quiet_loading
 from domainlm.models.local import find_checkpoint, pick_device, pick_dtype, plan_batches
+from domainlm.models.packed import pack
 
 _BLOCK = 4096
 """Texts tokenised at once: bounds the memory of token lists for large corpora."""
@@ -196,11 +197,17 @@ def load_minilm(
     rest: str, *, allow_download: bool, api_base: str, api_key_env: str
 ) -> MiniLMEmbedder:
     """`embedded` for `load_embedder`."""
-    return MiniLMEmbedder()
+    return _served(MiniLMEmbedder())
 
 
 def load_local_embedder(
     rest: str, *, allow_download: bool, api_base: str, api_key_env: str
 ) -> MiniLMEmbedder:
     """`local:<folder or hub id>` for `load_embedder`."""
-    return MiniLMEmbedder(rest, allow_download=allow_download)
+    return _served(MiniLMEmbedder(rest, allow_download=allow_download))
+
+
+def _served(embedder: MiniLMEmbedder) -> MiniLMEmbedder:
+    """An embedder that will not be trained."""
+    pack(embedder.model)
+    return embedder

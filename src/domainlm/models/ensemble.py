@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers.cache_utils import DynamicCache
 
 from domainlm.errors import ConfigError
 from domainlm.models.base import report_call
+from domainlm.models.cache import fresh_cache
 from domainlm.models.decoding import choose, render_prompt, stream_seed
 from domainlm.models.pieces import stop_at
 from domainlm.schema import Chat, Generation, Sampling, Usage
@@ -179,7 +179,7 @@ def decode(
     )  # (b, s)
     # Left padding must not shift the rotary positions of short prompts.
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    cache = DynamicCache(config=model.config)
+    cache = fresh_cache(model.config)
     outputs: list[list[int]] = [[] for _ in ensembles]
     alive = set(range(len(ensembles)))
     for step in range(max_tokens):

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.cache_utils import DynamicLayer
 
 from domainlm.errors import ConfigError, ModelError
 from domainlm.models.adapted import (
@@ -26,6 +25,7 @@ from domainlm.models.adapted import (
 )
 from domainlm.models.attention import use_groups
 from domainlm.models.base import Listener, report_call
+from domainlm.models.cache import GrowingLayer
 from domainlm.models.decoding import (
     Written,
     choose,
@@ -35,6 +35,7 @@ from domainlm.models.decoding import (
     stream_seed,
 )
 from domainlm.models.embedded import MODEL_NAME, ensure_checkpoint, first_line, quiet_loading
+from domainlm.models.packed import pack
 from domainlm.models.pieces import Piecewise, stop_at
 from domainlm.schema import Chat, Generation, Sampling, Usage
 
@@ -115,6 +116,7 @@ class LocalModel:
             raise ModelError(f"{path_or_id} has no chat template; choose an instruct model")
         self.model = model.to(device=self.device, dtype=self.dtype).eval()
         use_groups(self.model)
+        pack(self.model)
         self._prefix: Prefix = tuple(
             (k.to(self.device, self.dtype), v.to(self.device, self.dtype)) for k, v in prefix
         )
@@ -294,7 +296,7 @@ class LocalModel:
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, self._virtual :]  # (b, s)
         cache = prefixed_cache(self.model.config, self._prefix, len(prompts))
         # Sliding-window and recurrent layers may not allow it.
-        can_drop = all(type(layer) is DynamicLayer for layer in cache.layers)
+        can_drop = all(type(layer) is GrowingLayer for layer in cache.layers)
         outputs = [Written() for _ in prompts]
         rows = list(range(len(prompts)))  # the chat of each batch row
         alive = set(rows)

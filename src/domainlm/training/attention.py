@@ -9,7 +9,6 @@ are kept in the model's type: about 0.3 GB at 1,024 tokens for a 135M model.
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import torch
@@ -17,9 +16,11 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from domainlm.models.attention import blocks
+
 NAME = "domainlm_blocks"
 _ROWS = 96
-"""Query rows of a block: more waste products on the upper triangle, fewer make them small."""
+"""Query rows of a block; the backward pass makes more of them worth while than reading does."""
 
 
 def use_blocks(model: Any) -> None:
@@ -75,7 +76,7 @@ class BlockedCausal(torch.autograd.Function):  # type: ignore[misc]
         keys, values = k.reshape(b * g, t, d), v.reshape(b * g, t, d)
         out = torch.empty_like(queries)
         kept = []
-        for low, high in _blocks(t):
+        for low, high in blocks(t, _ROWS):
             rows = high - low
             block = (queries[:, :, low:high].float() * scale).reshape(b * g, -1, d)
             scores = torch.bmm(block, keys[:, :high].float().transpose(1, 2))
@@ -102,7 +103,7 @@ class BlockedCausal(torch.autograd.Function):  # type: ignore[misc]
         d_q = torch.empty_like(queries)
         d_k = torch.zeros(b * g, t, d, dtype=torch.float32, device=q.device)
         d_v = torch.zeros_like(d_k)
-        for (low, high), weights in zip(_blocks(t), kept, strict=True):
+        for (low, high), weights in zip(blocks(t, _ROWS), kept, strict=True):
             d_out = given[:, :, low:high].reshape(b * g, -1, d)
             block = queries[:, :, low:high].reshape(b * g, -1, d)
             d_v[:, :high] += torch.bmm(weights.transpose(1, 2), d_out)
@@ -111,10 +112,3 @@ class BlockedCausal(torch.autograd.Function):  # type: ignore[misc]
             d_q[:, :, low:high] = torch.bmm(d_scores, keys[:, :high]).view(b * g, -1, high - low, d)
             d_k[:, :high] += torch.bmm(d_scores.transpose(1, 2), block)
         return d_q.view_as(q), d_k.to(k.dtype).view_as(k), d_v.to(v.dtype).view_as(v), None
-
-
-def _blocks(length: int) -> list[tuple[int, int]]:
-    """Bounds of blocks of about `_ROWS` rows, all alike in size."""
-    count = max(1, round(length / _ROWS))
-    edges = [round(n * length / count) for n in range(count + 1)]
-    return list(itertools.pairwise(edges))
