@@ -289,3 +289,38 @@ def test_secrets_stay_out_of_logs_and_the_audit_trail(
     out = capfd.readouterr()
     for text in (caplog.text, trail, out.out, out.err):
         assert SECRETS["rita"] not in text and "wrong-secret-9" not in text
+
+
+def test_behind_https_a_session_goes_over_nothing_else(tmp_path: Path) -> None:
+    for https in (False, True):
+        folder = tmp_path / str(https)
+        config = domain(folder, indexed=False, arms=["base"], serve={"https": https})
+        Users(config.beside("users.json")).add("rita", "rater", SECRETS["rita"])
+        with running(config) as server, server.client() as client:
+            begun = client.post("/api/session", json={"name": "rita", "secret": SECRETS["rita"]})
+            assert ("; Secure" in begun.headers["Set-Cookie"]) == https
+
+
+def test_a_body_that_does_not_arrive_is_given_up(tmp_path: Path) -> None:
+    config = domain(tmp_path, indexed=False, arms=["base"], serve={"body_seconds": 0.3})
+    with running(config) as server:
+        port = int(server.url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as slow:
+            head = f"POST /api/ask HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: 99\r\n"
+            slow.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n{")
+            reply = b""
+            while part := slow.recv(4096):
+                reply += part
+        assert reply.startswith(b"HTTP/1.1 408") and b"serve.body_seconds" in reply
+        with server.client() as client:
+            # A question may take longer than its body.
+            assert client.post("/api/ask", json={"question": "key"}).status_code == 200
+
+
+def test_only_administrators_see_what_others_asked(guarded: Running) -> None:
+    text = "Who keeps the key to the east gate, pray?"
+    with guarded.client() as client:
+        asked = client.post("/api/ask", json={"question": text}, headers=bearer("vera"))
+        assert asked.status_code == 200
+        pages = {n: client.get("/ask", headers=bearer(n)).text for n in ROLES}
+    assert text in pages["ada"] and text not in pages["rita"] + pages["vera"]

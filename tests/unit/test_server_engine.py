@@ -20,6 +20,7 @@ from domainlm.models.base import Listener, purpose, record_calls
 from domainlm.models.fake import FakeModel
 from domainlm.models.pieces import Piecewise
 from domainlm.schema import ABSTENTION, Chat, Doubt, Generation, Known, Message, Sampling
+from domainlm.server.auth import Users
 from domainlm.server.batching import Asking, Batched, Direct, asking
 from tests.unit.server_site import Running, domain, running
 
@@ -115,6 +116,33 @@ def test_too_many_questions_are_told_to_come_back(server: Running, slow: Slow) -
         assert response.json()["error"]["code"] == "busy"
     quiet(server)
     assert ask(server, "again").status_code == 200
+
+
+def test_one_user_leaves_room_for_others(tmp_path: Path, slow: Slow) -> None:
+    limits = {"queue": 6, "queue_share": 0.5, "batch": 1}
+    config = domain(tmp_path, indexed=False, arms=["base"], serve=limits)
+    for name in ("greedy", "patient"):
+        Users(config.beside("users.json")).add(name, "viewer", f"{name}-secret-1")
+
+    def post(name: str) -> httpx.Response:
+        head = {"Authorization": f"Bearer {name}:{name}-secret-1"}
+        return httpx.post(f"{server.url}/api/ask", json={"question": "w"}, headers=head, timeout=20)
+
+    with running(config) as server:
+        until_ready(server)
+        assert post("greedy").status_code == post("patient").status_code == 200
+        slow.pace_s = 0.1
+        with ThreadPoolExecutor(8) as pool:
+            greedy = [pool.submit(post, "greedy") for _ in range(6)]
+            until = time.monotonic() + 10
+            while sum(g.done() for g in greedy) < 3:
+                assert time.monotonic() < until
+                time.sleep(0.01)
+            assert pool.submit(post, "patient").result().status_code == 200
+            statuses = sorted(g.result().status_code for g in greedy)
+            refused = next(g.result() for g in greedy if g.result().status_code == 429)
+    assert statuses == [200] * 3 + [429] * 3
+    assert "serve.queue_share" in refused.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("stream", [True, False])

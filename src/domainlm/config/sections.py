@@ -123,11 +123,16 @@ class ServeConfig(Section):
 
     host: str = "127.0.0.1"
     port: int = Field(8642, ge=0, le=65535)
+    # Whether a proxy in front speaks HTTPS: browsers then send sessions over nothing else.
+    https: bool = False
     # None: beside the run's folder, as output/name.users.json.
     users: Path | None = None
     session_hours: float = Field(12.0, gt=0, le=24 * 365)
     # Questions that are being answered or wait; the next one is told to come back later.
     queue: int = Field(64, ge=1, le=10_000)
+    # Of which one user who signed in may hold this share, so that others get through.
+    queue_share: float = Field(0.5, gt=0, le=1)
+    connections: int = Field(1_000, ge=1, le=100_000)
     batch: int = Field(16, ge=1, le=1024)
     # Models held in memory at once; the one that was used longest ago makes room.
     models: int = Field(3, ge=1, le=64)
@@ -135,6 +140,8 @@ class ServeConfig(Section):
     answer_seconds: float = Field(120.0, gt=0, le=3600)
     requests_per_minute: int = Field(600, ge=1)
     max_body_kb: int = Field(1_024, ge=1)
+    # A body that is not there by then is given up.
+    body_seconds: float = Field(60.0, gt=0, le=3600)
     max_upload_mb: int = Field(50, ge=1, le=10_000)
     parse_seconds: int = Field(60, ge=1, le=3600)
     parse_memory_mb: int = Field(2_048, ge=256)

@@ -83,6 +83,7 @@ def create_app(site: Site) -> FastAPI:
         uploads=_UPLOADS,
         # Boundaries and the names of the parts come on top.
         most_upload=serve.max_upload_mb * 2**20 + 2**16,
+        seconds=serve.body_seconds,
     )
     app.add_middleware(Frame, site=site)
     return app

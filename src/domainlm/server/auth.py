@@ -44,6 +44,11 @@ class User:
         """Whether this user has the rights of `role`."""
         return ROLES.index(self.role) >= ROLES.index(role)
 
+    @property
+    def asker(self) -> str:
+        """The name where users sign in; empty where there is nobody to share with."""
+        return "" if self == LOCAL else self.name
+
 
 LOCAL = User("local", "admin")
 """Whoever uses a server on loopback that has no users file."""

@@ -58,6 +58,7 @@ class _Question:
     card: ModelCard
     sampling: Sampling
     put: Callable[[str | Given | Exception], None]
+    by: str = ""
     asking: Asking = field(default_factory=Asking)
     started: float = field(default_factory=time.monotonic)
 
@@ -128,11 +129,12 @@ class Engine:
         text: str,
         model: str = "",
         *,
+        by: str = "",
         sampling: Sampling | None = None,
         gone: Callable[[], Awaitable[bool]] | None = None,
     ) -> Given:
         """The whole answer; the rest is as in `stream`."""
-        async for item in self.stream(text, model, sampling=sampling, gone=gone):
+        async for item in self.stream(text, model, by=by, sampling=sampling, gone=gone):
             if isinstance(item, Given):
                 return item
         raise AssertionError("unreachable: a stream ends with its answer or raises")
@@ -142,6 +144,7 @@ class Engine:
         text: str,
         model: str = "",
         *,
+        by: str = "",
         sampling: Sampling | None = None,
         gone: Callable[[], Awaitable[bool]] | None = None,
     ) -> AsyncIterator[str | Given]:
@@ -152,11 +155,12 @@ class Engine:
         Args:
             text: what is asked.
             model: a name of `models`; empty for the best.
+            by: the user who signed in and asks; holds no more than a share of the queue.
             sampling: how it is decoded; by default as configured.
             gone: whether whoever asked has hung up; looked at four times a second.
 
         Raises:
-            Busy: too many questions are being answered.
+            Busy: too many questions are being answered, or too many of this user.
             NotFound: there is no such model.
             HttpFailure: the question is empty or too long, was not answered in time, or whoever
                 asked hung up.
@@ -172,7 +176,7 @@ class Engine:
                 loop.call_soon_threadsafe(queue.put_nowait, item)
 
         card = await asyncio.to_thread(self.card, model)
-        question = _Question(text, card, sampling or self.sampling(), put)
+        question = _Question(text, card, sampling or self.sampling(), put, by)
         self._admit(question)
         told = ""
         try:
@@ -257,6 +261,14 @@ class Engine:
                     f"{most} questions are being answered already (serve.queue={most}); ask again "
                     "after as many seconds as Retry-After says",
                     min(wait, 60.0),
+                )
+            share = max(1, int(most * self._config.serve.queue_share))
+            if question.by and sum(q.by == question.by for q in self._questions.values()) >= share:
+                raise Busy(
+                    f"{share} questions of {question.by} are being answered "
+                    f"(serve.queue_share of serve.queue={most}); "
+                    "ask again when some are answered",
+                    min(self._pace_s * share / self._config.serve.batch, 60.0),
                 )
             self._questions[id(question)] = question
         self._metrics.asking.inc()

@@ -148,7 +148,7 @@ def find_session(request: Request, site: Site) -> Session | None:
 def begin_session(request: Request, site: Site, user: User) -> Session:
     """Begin a session; its cookie goes out with the response."""
     cookie = site.sessions.open(user)
-    secure = "; Secure" if request.url.scheme == "https" else ""
+    secure = "; Secure" if site.config.serve.https or request.url.scheme == "https" else ""
     request.scope["state"]["cookie"] = (
         f"{COOKIE}={cookie}; Path=/; HttpOnly; SameSite=Strict; Max-Age={site.sessions.seconds}"
         + secure

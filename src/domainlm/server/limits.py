@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections import OrderedDict
@@ -44,12 +45,14 @@ class Rates:
 
 
 class BodyLimit:
-    """Middleware that refuses a body above its limit, before and while it is read."""
+    """Middleware that refuses a body above its limit or too slow to arrive, before and while it is
+    read.
+    """
 
     def __init__(
-        self, app: ASGIApp, *, most: int, uploads: tuple[str, ...], most_upload: int
+        self, app: ASGIApp, *, most: int, uploads: tuple[str, ...], most_upload: int, seconds: float
     ) -> None:
-        self._app, self._most = app, most
+        self._app, self._most, self._seconds = app, most, seconds
         self._uploads, self._most_upload = uploads, most_upload
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,16 +66,25 @@ class BodyLimit:
         if not declared.isdigit() or int(declared) > most:
             await _refuse(scope, receive, send, too_large(most))
             return
-        seen = 0
+        seen, whole, end = 0, False, time.monotonic() + self._seconds
 
         async def counted() -> Message:
-            nonlocal seen
-            message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > most:
+            nonlocal seen, whole
+            # After the body comes the hanging up, for which one may wait for ever.
+            left = None if whole else max(0.0, end - time.monotonic())
+            failure = None
+            try:
+                message = await asyncio.wait_for(receive(), left)
+            except TimeoutError:
+                failure = too_slow(self._seconds)
+            else:
+                seen += len(message.get("body", b""))
+                whole = not message.get("more_body", False)
+                failure = too_large(most) if seen > most else None
+            if failure is not None:
                 # Frameworks turn what is raised here into a failure of their own.
-                scope["state"]["refused"] = too_large(most)
-                raise too_large(most)
+                scope["state"]["refused"] = failure
+                raise failure
             return message
 
         await self._app(scope, counted, send)
@@ -83,6 +95,16 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, failure: HttpFailu
     content = body(failure.status, str(failure), code=failure.code)
     response = JSONResponse(content, failure.status, {"Connection": "close"})
     await response(scope, receive, send)
+
+
+def too_slow(seconds: float) -> HttpFailure:
+    """The failure of a body that did not arrive in time."""
+    return HttpFailure(
+        408,
+        f"the body did not arrive within serve.body_seconds={seconds:g}; send it faster",
+        code="too_slow",
+        headers={"Connection": "close"},
+    )
 
 
 def too_large(most: int) -> HttpFailure:

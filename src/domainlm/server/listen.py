@@ -49,7 +49,7 @@ def server_of(site: Site) -> uvicorn.Server:
             # A header could claim to come from this machine.
             proxy_headers=False,
             timeout_graceful_shutdown=GRACE_S,
-            limit_concurrency=None,
+            limit_concurrency=site.config.serve.connections,
             h11_max_incomplete_event_size=64 * 1024,
         )
     )

@@ -105,9 +105,13 @@ async def ask(asked: Ask, request: Request, site: SiteHere, user: Viewer) -> Any
     sampling = _sampling(site, asked)
     gone = request.is_disconnected
     if not asked.stream:
-        given = await site.engine.answer(asked.question, asked.model, sampling=sampling, gone=gone)
+        given = await site.engine.answer(
+            asked.question, asked.model, by=user.asker, sampling=sampling, gone=gone
+        )
         return await asyncio.to_thread(answer_out, site, given)
-    pieces = site.engine.stream(asked.question, asked.model, sampling=sampling, gone=gone)
+    pieces = site.engine.stream(
+        asked.question, asked.model, by=user.asker, sampling=sampling, gone=gone
+    )
     # Awaited here, so that a refusal still has its own status.
     first = await anext(pieces)
     return event_stream(_events(site, first, pieces))

@@ -194,7 +194,9 @@ async def complete(asked: Completion, request: Request, site: SiteHere, user: Vi
     sampling = site.engine.sampling(**{k: v for k, v in given.items() if v is not None})
     # While the run is being opened this waits, and others must not wait with it.
     card = await asyncio.to_thread(site.engine.card, asked.model)
-    pieces = site.engine.stream(text, card.name, sampling=sampling, gone=request.is_disconnected)
+    pieces = site.engine.stream(
+        text, card.name, by=user.asker, sampling=sampling, gone=request.is_disconnected
+    )
     if asked.stream:
         # Its first piece is awaited here: a refusal still has its own status then.
         first = await anext(pieces)

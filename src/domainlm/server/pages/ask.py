@@ -20,6 +20,7 @@ from domainlm.feedback.asked import Asked
 from domainlm.feedback.events import show
 from domainlm.schema import Answer
 from domainlm.server.answers import Given
+from domainlm.server.auth import User
 from domainlm.server.catalogue import ModelCard
 from domainlm.server.engine import MAX_QUESTION
 from domainlm.server.failures import status_of
@@ -101,7 +102,7 @@ def router(desk: Desk) -> APIRouter:
             "recent": [],
         }
         if not context.get("turn"):
-            shown |= {"examples": _examples(site), "recent": _recent(site)}
+            shown |= {"examples": _examples(site), "recent": _recent(site, request.state.user)}
         return renderer.page(request, "ask.html", "ask", status=status, **(shown | context))
 
     @routes.get("/")
@@ -123,7 +124,9 @@ def router(desk: Desk) -> APIRouter:
         request: Request, question: Annotated[str, Form()] = "", model: Annotated[str, Form()] = ""
     ) -> Response:
         try:
-            given = await site.engine.answer(question, model, gone=request.is_disconnected)
+            given = await site.engine.answer(
+                question, model, by=request.state.user.asker, gone=request.is_disconnected
+            )
         except DomainLMError as error:
             return await run_in_threadpool(
                 page, request, question=question, trouble=str(error), status=status_of(error)
@@ -134,7 +137,9 @@ def router(desk: Desk) -> APIRouter:
     async def stream(
         request: Request, question: Annotated[str, Form()] = "", model: Annotated[str, Form()] = ""
     ) -> Response:
-        pieces = site.engine.stream(question, model, gone=request.is_disconnected)
+        pieces = site.engine.stream(
+            question, model, by=request.state.user.asker, gone=request.is_disconnected
+        )
         # What fails at once, fails with its own status.
         first = await anext(pieces)
 
@@ -181,10 +186,12 @@ def _event(data: dict[str, str]) -> str:
     return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
 
 
-def _recent(site: Site) -> list[dict[str, str]]:
-    """The last few different questions; read from the end, since the record grows for ever."""
+def _recent(site: Site, user: User) -> list[dict[str, str]]:
+    """The last few different questions; read from the end, since the record grows for ever. It does
+    not say who asked, so where several sign in only administrators see it.
+    """
     path = site.config.asked_log
-    if not path.exists():
+    if not path.exists() or (user.asker and not user.may("admin")):
         return []
     with path.open("rb") as stream:
         stream.seek(max(0, path.stat().st_size - _TAIL))

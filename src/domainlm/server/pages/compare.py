@@ -81,7 +81,15 @@ def router(desk: Desk) -> APIRouter:
             if not 2 <= len(names) <= len(LETTERS):
                 raise HttpFailure(422, f"{len(names)} arms were chosen; choose 2 to {len(LETTERS)}")
             given = await asyncio.gather(
-                *(site.engine.answer(question, n, gone=request.is_disconnected) for n in names)
+                *(
+                    site.engine.answer(
+                        question,
+                        n,
+                        by=request.state.user.asker,
+                        gone=request.is_disconnected,
+                    )
+                    for n in names
+                )
             )
             made = await run_in_threadpool(
                 desk.comparisons.begin, request.state.user.name, list(given)
