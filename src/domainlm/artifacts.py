@@ -302,8 +302,8 @@ class Progress(Protocol):
         """A stage begins, or was found finished."""
         ...
 
-    def update(self, done: int, total: int, note: str = "") -> None:
-        """The current stage has done `done` of `total` steps."""
+    def update(self, done: int, total: int, note: str = "", loss: float | None = None) -> None:
+        """The current stage has done `done` of `total` steps; `loss` is that of a training step."""
         ...
 
 
@@ -313,5 +313,5 @@ class Silent:
     def stage(self, name: str, cached: bool) -> None:
         """Ignore."""
 
-    def update(self, done: int, total: int, note: str = "") -> None:
+    def update(self, done: int, total: int, note: str = "", loss: float | None = None) -> None:
         """Ignore."""

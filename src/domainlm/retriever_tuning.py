@@ -80,7 +80,9 @@ def tuned_retrieval(
             folder.path / place,
             settings,
             seed=config.seed,
-            progress=lambda done, steps, loss: progress.update(done, steps, f"loss {loss:.3f}"),
+            progress=lambda done, steps, loss: progress.update(
+                done, steps, f"loss {loss:.3f}", loss
+            ),
         )
         trained = replace(trained, path=(place / Path(trained.path).name).as_posix())
         other, own = load(trained)

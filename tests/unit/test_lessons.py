@@ -117,7 +117,7 @@ def test_preferences_go_on_from_the_rows_and_a_killed_step_repeats_no_other(
     seen: list[int] = []
     kill = [True]
 
-    def progress(done: int, steps: int, note: str) -> None:
+    def progress(done: int, steps: int, note: str = "", loss: float | None = None) -> None:
         seen.append(done)
         if kill[0] and len(list((tmp_path / "a").glob("*-adapter.json"))) and done == 2:
             raise Killed

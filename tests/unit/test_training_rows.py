@@ -177,7 +177,7 @@ def test_documents_and_a_race_come_before_the_rows(tmp_path: Path) -> None:
             epochs=1,
             dev=[row(n) for n in range(20, 23)],
             documents=documents,
-            progress=lambda done, steps, note: notes.append(note),
+            progress=lambda done, steps, note="", loss=None: notes.append(note),
         )
 
     made = run("tuned", config)

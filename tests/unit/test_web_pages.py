@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx2 as httpx
 import pytest
 
 from domainlm.errors import DataError
+from domainlm.server import worker
 from domainlm.server.pages.blind import Blind
 from domainlm.server.pages.compare import _words
 from domainlm.server.sheet import page_png
@@ -214,3 +216,36 @@ def test_files_with_bad_names_are_refused_by_name(client: httpx.Client) -> None:
     told = client.post("/documents/upload", files=files)
     assert told.status_code == 422 and "0 of 2 files were taken" in told.text
     assert "&lt;b&gt;" in told.text and "no reader for" in told.text
+
+
+def test_a_training_is_watched_while_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("domainlm.server.worker._EVERY_S", 0.0)
+    # The worker's part is played here: this very process is the one that works on the job.
+    monkeypatch.setattr("domainlm.server.jobs.Jobs._launch", lambda self, row: None)
+    web_site.scripted(monkeypatch)
+    with server_site.running(web_site.demo(tmp_path)) as server, server.client() as client:
+        jobs = server.site.jobs
+        job = jobs.start("improve", "local")
+        database = jobs._database
+        assert worker._take(database, job.id) is not None
+        told = worker.Reporter(database, job.id)
+        told.stage("adapter-raft", False)
+        assert "<polyline" not in client.get("/jobs?of=improve").text
+        for step, loss in enumerate([2.5, 1.5, 0.5], 1):
+            told.update(step, 40, f"loss {loss:.3f}", loss)
+        page = client.get("/jobs?of=improve").text
+        assert "Training loss of raft: 2.5" in page and "3 of 40" in page
+        line = re.search(r'<polyline points="([^"]+)"', page)
+        assert line and len(line[1].split()) == 3
+        # Preferences follow the answers in the same stage, and begin at their own first step.
+        told.update(1, 12, "loss 0.690", 0.69)
+        told.update(2, 12, "loss nan", float("nan"))
+        assert jobs.losses(job.id) == [(1, 0.69)]
+        told.stage("answers-raft", False)
+        assert jobs.losses(job.id) == []
+        assert "<polyline" not in client.get("/jobs?of=improve").text
+        with database.change() as db:
+            # Not cancelled: that would end this process.
+            db.execute("UPDATE jobs SET status = 'done' WHERE id = ?", (job.id,))

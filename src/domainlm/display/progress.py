@@ -81,7 +81,7 @@ class Bars:
         if self._live:
             self._task = self._progress.add_task(title, total=None, note="")
 
-    def update(self, done: int, total: int, note: str = "") -> None:
+    def update(self, done: int, total: int, note: str = "", loss: float | None = None) -> None:
         """Move the current bar."""
         if self._task is not None:
             self._progress.update(self._task, completed=done, total=total, note=note)

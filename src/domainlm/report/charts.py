@@ -404,21 +404,28 @@ def waterfall(found: Waterfall, slot: int) -> Markup:
 
 def curve(adapter: Adapter, slot: int) -> Markup | None:
     """Training loss by step, with the final evaluation loss as a rule; None without points."""
-    steps = [p for p in adapter.curve if math.isfinite(p.loss)]
+    points = [(p.step, p.loss) for p in adapter.curve]
+    return losses_by_step(adapter.name, points, slot, adapter.eval_loss)
+
+
+def losses_by_step(
+    name: str, points: Sequence[tuple[int, float]], slot: int, final: float | None = None
+) -> Markup | None:
+    """As `curve`, of (step, loss) while training still goes on."""
+    steps = [p for p in points if math.isfinite(p[1])]
     if not steps:
         return None
     steps = steps[:: max(1, -(-len(steps) // _MAX_POINTS))]
     width, height = 460.0, 280.0
-    final = adapter.eval_loss
-    losses = [p.loss for p in steps] + ([final] if final is not None else [])
-    x = Axis(min(0, steps[0].step), max(p.step for p in steps) or 1, 64, width - 24)
+    losses = [loss for _, loss in steps] + ([final] if final is not None else [])
+    x = Axis(min(0, steps[0][0]), max(step for step, _ in steps) or 1, 64, width - 24)
     y = Axis(0, max(losses) * 1.08 or 1.0, height - 58, 34)
     parts = _frame(x, y, "Step", "Loss", money=False)
-    path = " ".join(f"{x(p.step):.1f},{y(p.loss):.1f}" for p in steps)
+    path = " ".join(f"{x(step):.1f},{y(loss):.1f}" for step, loss in steps)
     parts.append(_tag("polyline", points=path, cls=f"line arm-{slot}"))
-    parts.append(marker(slot, x(steps[-1].step), y(steps[-1].loss), 4))
+    parts.append(marker(slot, x(steps[-1][0]), y(steps[-1][1]), 4))
     if final is not None and math.isfinite(final):
         parts.append(_line(x.start, y(final), x.end, y(final), "rule"))
         parts.append(_text(x.start + 6, y(final) - 6, f"evaluation {number(final)}", "tick"))
-    title = f"Training loss of {adapter.name}: {number(steps[0].loss)} to {number(steps[-1].loss)}"
+    title = f"Training loss of {name}: {number(steps[0][1])} to {number(steps[-1][1])}"
     return _svg(width, height, title, *parts, cls="chart")

@@ -118,6 +118,11 @@ class Jobs:
         rows = self._database.all("SELECT * FROM jobs ORDER BY number DESC LIMIT ?", (limit,))
         return [_job(row) for row in rows]
 
+    def losses(self, job_id: str) -> list[tuple[int, float]]:
+        """(step, loss) of what a job trains now, in order; empty when it trains nothing."""
+        query = "SELECT step, loss FROM losses WHERE job = ? ORDER BY step"
+        return [(row["step"], row["loss"]) for row in self._database.all(query, (job_id,))]
+
     def cancel(self, job_id: str) -> Job:
         """End a job; what it finished is kept.
 

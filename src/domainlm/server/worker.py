@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import os
 import sqlite3
 import sys
@@ -34,15 +35,24 @@ class Reporter:
     def stage(self, name: str, cached: bool) -> None:
         """A stage begins, or was found finished."""
         self._stages.append((name, cached))
+        with self._database.change() as db:
+            db.execute("DELETE FROM losses WHERE job = ?", (self._job,))
         self._write("stage = ?, stages = ?, done = 0, total = 0, note = ''",
                     (name, json.dumps(self._stages)))  # fmt: skip
 
-    def update(self, done: int, total: int, note: str = "") -> None:
-        """The current stage has done `done` of `total` steps."""
+    def update(self, done: int, total: int, note: str = "", loss: float | None = None) -> None:
+        """The current stage has done `done` of `total` steps; losses become a curve."""
         now = time.monotonic()
         if now - self._written >= _EVERY_S or done >= total:
             self._written = now
             self._write("done = ?, total = ?, note = ?", (done, total, note[:200]))
+            if loss is not None and math.isfinite(loss):
+                with self._database.change() as db:
+                    # Preferences follow answers within a stage: a curve of their own.
+                    db.execute("DELETE FROM losses WHERE job = ? AND step > ?", (self._job, done))
+                    db.execute(
+                        "INSERT OR REPLACE INTO losses VALUES (?, ?, ?)", (self._job, done, loss)
+                    )
 
     def _write(self, what: str, values: tuple[Any, ...]) -> None:
         with self._database.change() as db:

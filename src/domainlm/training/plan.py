@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 from domainlm.artifacts import digest, dump_json, load_json, write_atomic
 from domainlm.config.training import TrainingConfig
@@ -17,7 +18,14 @@ from domainlm.training.preference import train_dpo, train_kto
 from domainlm.training.race import race
 from domainlm.training.sft import row_loss, train_documents, train_sft
 
-Report = Callable[[int, int, str], None]
+
+class Report(Protocol):
+    """What a training tells: steps done, of how many, in words, and the loss of a step."""
+
+    def __call__(self, done: int, total: int, note: str = "", loss: float | None = None) -> None:
+        """After each step."""
+
+
 _RECORD = "adapter.json"
 
 
@@ -51,7 +59,7 @@ def train_adapter(
         documents: text for continued pre-training.
         rewarded: questions whose answers can be verified.
         seed: order of rows and initial weights.
-        progress: called with (steps done, steps in all, what was found).
+        progress: called with (steps done, steps in all, what was found, loss of the step if any).
 
     Returns:
         The adapter of the last step; its rows, seconds and tokens are those of all steps.
@@ -65,7 +73,7 @@ def train_adapter(
     """
 
     def step(done: int, steps: int, loss: float) -> None:
-        progress(done, steps, f"loss {loss:.3f}")
+        progress(done, steps, f"loss {loss:.3f}", loss)
 
     rows = lessons.rows
     seconds, tokens, start = 0.0, 0, None

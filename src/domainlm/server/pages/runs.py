@@ -8,9 +8,11 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
+from markupsafe import Markup
 
 from domainlm.config import ARMS
 from domainlm.errors import DataError
+from domainlm.report import charts
 from domainlm.report import format as fmt
 from domainlm.report.html import to_content, to_html
 from domainlm.schema import Contrast
@@ -44,6 +46,7 @@ class JobView:
     stages: tuple[str, ...]
     error: str
     result: str
+    curve: Markup | None
 
 
 def router(desk: Desk) -> APIRouter:
@@ -123,10 +126,10 @@ def jobs_for(desk: Desk, kind: str) -> dict[str, Any]:
     mine = [j for j in desk.site.jobs.jobs() if kind in ("", j.kind)]
     live = [j for j in mine if j.status in ("queued", "running")]
     shown = [*live, *[j for j in mine if j not in live][: 0 if live else 1]]
-    return {"jobs": [_view(j) for j in shown], "jobs_live": bool(live), "jobs_of": kind}
+    return {"jobs": [_view(desk, j) for j in shown], "jobs_live": bool(live), "jobs_of": kind}
 
 
-def _view(job: Job) -> JobView:
+def _view(desk: Desk, job: Job) -> JobView:
     live = job.status in ("queued", "running")
     ended = fmt.moment(job.ended[:16] + "+00:00") if job.ended else ""
     said = {"queued": "waits for the job before it", "running": "running"}.get(
@@ -145,7 +148,15 @@ def _view(job: Job) -> JobView:
         tuple(name for name, _ in job.stages[:-1]) if live else (),
         job.error,
         _result(job.kind, job.result),
+        _curve(desk, job) if job.status == "running" else None,
     )
+
+
+def _curve(desk: Desk, job: Job) -> Markup | None:
+    """The losses of what is trained right now."""
+    name = job.stage.partition("-")[2] or job.stage
+    slot = fmt.arm_slots(ARMS).get(name, 0)
+    return charts.losses_by_step(name, desk.site.jobs.losses(job.id), slot)
 
 
 def _result(kind: str, result: Any) -> str:
