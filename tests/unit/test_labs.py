@@ -88,3 +88,32 @@ def test_the_first_lab_compares_what_exists() -> None:
     rows = [re.findall(r"^\| ([^|]+?) \|", t, re.M)[2:] for t in tables if t.startswith("| pip")]
     assert rows == [names, names], "run `make labs` after changing the pipelines"
     assert "image/svg+xml" in shown(path)
+
+
+def tables(path: Path) -> list[dict[str, list[str]]]:
+    """The Markdown tables that a notebook shows: first cell of a row -> the others."""
+    texts = [
+        "".join(o["data"]["text/markdown"])
+        for c in code(path)
+        for o in c["outputs"]
+        if "text/markdown" in o.get("data", {})
+    ]
+    split = [
+        [[c.strip() for c in line.strip("| ").split("|")] for line in t.split("\n")] for t in texts
+    ]
+    return [{row[0]: row[1:] for row in rows[2:]} for rows in split]
+
+
+def test_the_second_lab_shows_both_faults_and_mends_them() -> None:
+    path = LABS / "02_tuning.ipynb"
+    streams = "".join("".join(o["text"]) for c in code(path) for o in c["outputs"] if "text" in o)
+    ends = re.search(r"(\d+) end tokens in (\d+) rows, (\d+) with a label", streams)
+    assert ends and int(ends[1]) > int(ends[2]) > 0 and int(ends[3]) == 0
+    shown_tables = tables(path)
+    stops = next(t for t in shown_tables if "SFT as in the lab" in t and len(t["base"]) == 2)
+    assert float(stops["SFT, end learned"][0]) > float(stops["SFT as in the lab"][0])
+    scores = next(t for t in shown_tables if len(t.get("base", ())) == 4)
+    trained, rephrased, known, new = map(float, scores["SFT, end learned"])
+    assert min(trained, rephrased) > 2 * max(known, new), "the leak is what the lab is about"
+    last = next(t for t in shown_tables if "RAFT" in t)
+    assert float(last["RAFT"][0]) == max(float(row[0]) for row in last.values())
