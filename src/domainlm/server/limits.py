@@ -13,6 +13,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from domainlm.server.failures import Busy, HttpFailure, body
 
 _BUCKETS = 4_096
+_SLOWEST = 100_000
+"""Bytes a second that an upload must keep up, beside the time that every body has."""
+_LAST_S = 0.1
+"""A body that has arrived is read, however late."""
 
 
 class Rates:
@@ -66,17 +70,20 @@ class BodyLimit:
         if not declared.isdigit() or int(declared) > most:
             await _refuse(scope, receive, send, too_large(most))
             return
-        seen, whole, end = 0, False, time.monotonic() + self._seconds
+        # Without a body there is nothing to wait for but the hanging up.
+        whole = declared == b"0" and all(k != b"transfer-encoding" for k, _ in scope["headers"])
+        allowed = self._seconds + (int(declared) / _SLOWEST if upload else 0.0)
+        seen, end = 0, time.monotonic() + allowed
 
         async def counted() -> Message:
             nonlocal seen, whole
             # After the body comes the hanging up, for which one may wait for ever.
-            left = None if whole else max(0.0, end - time.monotonic())
+            left = None if whole else max(_LAST_S, end - time.monotonic())
             failure = None
             try:
                 message = await asyncio.wait_for(receive(), left)
             except TimeoutError:
-                failure = too_slow(self._seconds)
+                failure = too_slow(allowed)
             else:
                 seen += len(message.get("body", b""))
                 whole = not message.get("more_body", False)
@@ -101,7 +108,7 @@ def too_slow(seconds: float) -> HttpFailure:
     """The failure of a body that did not arrive in time."""
     return HttpFailure(
         408,
-        f"the body did not arrive within serve.body_seconds={seconds:g}; send it faster",
+        f"the body did not arrive within {seconds:.1f} s (serve.body_seconds); send it faster",
         code="too_slow",
         headers={"Connection": "close"},
     )
