@@ -112,7 +112,7 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
         )
         touches = provenance.touch_test(config.output, ground.questions.test, score_key)
         # Diagnostic arms and other seeds withhold nothing, so nor may what they are compared with.
-        plain = score_answers(said, bench.asked) if withholding else scores
+        plain = score_answers(said, bench.asked)
         checks = controls.stage(
             config, folder, bench, ground.by_id, ground.questions.train, answers, plain, answer_key
         )

@@ -60,3 +60,17 @@ def test_a_torn_line_and_a_file_written_anew(tmp_path: Path) -> None:
     again = Answers(path)
     assert again.find(third).answer.text == "3" and reader.find(third).answer.text == "3"
     assert reader.find(second).answer.text == "2"
+
+
+def test_what_was_forgotten_is_found_under_no_id(tmp_path: Path) -> None:
+    path = tmp_path / "asked.jsonl"
+    ids = [given(Answers(path), n) for n in range(6)]
+    reader = Answers(path)
+    assert reader.get("none") is None
+    log = Log(path, Asked)
+    for _ in range(2):
+        # The file system may give the file its first number again.
+        log.rewrite(log.read()[1:])
+    later = [given(Answers(path), n) for n in range(10, 16)]
+    assert [reader.get(i) for i in ids[:2]] == [None, None]
+    assert [reader.find(i).id for i in [*ids[2:], *later]] == [*ids[2:], *later]

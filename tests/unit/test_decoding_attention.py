@@ -81,20 +81,29 @@ def test_what_blocks_do_not_know_goes_to_the_models_own_attention(
         assert asked == ["own"]
         _forward(SimpleNamespace(num_key_value_groups=3, is_causal=False), q, k, v, None)
         assert asked == ["own"] * 2
+    # Values of another width, as some models compress them.
+    with torch.inference_mode():
+        _forward(module, q, k, v[..., :8], None)
+    assert asked == ["own"] * 3
     # Where gradients are wanted, too.
     _forward(module, q, k, v, None)
-    assert asked == ["own"] * 3
+    assert asked == ["own"] * 4
 
 
 def test_a_model_with_its_own_choice_keeps_it() -> None:
     chosen: list[str] = []
+    text = SimpleNamespace(attention_chunk_size=None)
     model = SimpleNamespace(
         device=torch.device("cpu"),
-        config=SimpleNamespace(_attn_implementation="eager"),
+        config=SimpleNamespace(_attn_implementation="eager", get_text_config=lambda: text),
         set_attn_implementation=chosen.append,
     )
     use_groups(model)
     assert chosen == []
     model.config._attn_implementation = "sdpa"
+    text.attention_chunk_size = 16
+    use_groups(model)
+    assert chosen == []
+    text.attention_chunk_size = None
     use_groups(model)
     assert chosen == [NAME]

@@ -11,6 +11,7 @@ from domainlm.errors import DataError
 from domainlm.evaluation import latency, tasks
 from domainlm.evaluation import metrics as m
 from domainlm.evaluation.abstention import is_abstention
+from domainlm.evaluation.claims import claim_coverage
 from domainlm.schema import ABSTENTION, Answer, Passage, Question
 
 
@@ -300,3 +301,18 @@ def test_percentile_interval_covers_and_admits_small_samples():
     assert latency.percentile(list(range(72)), 0.95).high == 71
     with pytest.raises(DataError, match="at least 1 value"):
         latency.percentile([], 0.5)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The answer is no.",
+        "Steps: open the valve, then drain:",
+        "The rent cannot be determined from the base alone. Rent is 500 EUR a month.",
+    ],
+)
+def test_a_reference_covers_itself(text):
+    # What sounds like a refusal or a heading is no refusal in a reference.
+    said = text if not is_abstention(text) else text.partition(". ")[2]
+    assert claim_coverage(said, [text]) > 0.4
+    assert claim_coverage("I do not know.", [text]) == 0.0

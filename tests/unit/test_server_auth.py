@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -315,6 +317,35 @@ def test_a_body_that_does_not_arrive_is_given_up(tmp_path: Path) -> None:
         with server.client() as client:
             # A question may take longer than its body.
             assert client.post("/api/ask", json={"question": "key"}).status_code == 200
+
+
+def test_a_body_that_trickles_is_given_up(tmp_path: Path) -> None:
+    config = domain(tmp_path, indexed=False, arms=["base"], serve={"body_seconds": 0.4})
+    with running(config) as server:
+        port = int(server.url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as slow:
+            head = f"POST /api/ask HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: 999\r\n"
+            slow.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n{")
+            slow.settimeout(0.05)
+            reply, until = b"", time.monotonic() + 5
+            while b"408" not in reply:
+                assert time.monotonic() < until, "a body that trickles is read for ever"
+                with contextlib.suppress(TimeoutError):
+                    slow.sendall(b" ")
+                    reply += slow.recv(4096)
+
+
+def test_a_silent_connection_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("domainlm.server.listen.HEAD_S", 0.2)
+    with running(domain(tmp_path, indexed=False, arms=["base"])) as server:
+        port = int(server.url.rpartition(":")[2])
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=5) as silent,
+            socket.create_connection(("127.0.0.1", port), timeout=5) as unfinished,
+        ):
+            unfinished.sendall(b"GET /health HTTP/1.1\r\n")
+            assert silent.recv(100) == b"" and unfinished.recv(100) == b""
+        assert httpx.get(f"{server.url}/health").status_code == 200
 
 
 def test_only_administrators_see_what_others_asked(guarded: Running) -> None:

@@ -132,7 +132,6 @@ class ServeConfig(Section):
     queue: int = Field(64, ge=1, le=10_000)
     # Of which one user who signed in may hold this share, so that others get through.
     queue_share: float = Field(0.5, gt=0, le=1)
-    connections: int = Field(1_000, ge=1, le=100_000)
     batch: int = Field(16, ge=1, le=1024)
     # Models held in memory at once; the one that was used longest ago makes room.
     models: int = Field(3, ge=1, le=64)

@@ -42,14 +42,7 @@ def claims(answer: str) -> tuple[str, ...]:
     """
     if not answer.strip() or is_abstention(answer):
         return ()
-    found = []
-    for line in answer.splitlines():
-        line = _BULLET.sub("", _MARK.sub("", line)).strip()
-        for sentence in _sentences(line):
-            sentence = _SOURCE.sub("", sentence).strip()
-            if states(sentence):
-                found += _clauses(sentence)
-    return tuple(found)
+    return tuple(c for s in _lines(answer) if states(s) for c in _clauses(s))
 
 
 def claim_coverage(prediction: str, references: Sequence[str]) -> float:
@@ -63,8 +56,8 @@ def claim_coverage(prediction: str, references: Sequence[str]) -> float:
     preference closer than this or an F of this does, so it says what is missing and is no primary
     metric. It rewards verbosity.
     """
-    said = [words(c) for c in claims(prediction)]
-    return max((_covered([words(c) for c in claims(r)], said) for r in references), default=0.0)
+    said = [] if is_abstention(prediction) else _said(prediction)
+    return max((_covered(_said(r), said) for r in references), default=0.0)
 
 
 def states(sentence: str) -> bool:
@@ -72,6 +65,21 @@ def states(sentence: str) -> bool:
     if sentence.endswith(("?", ":")) or _TALK.match(sentence):
         return False
     return bool(words(sentence) - _BARE) and not is_abstention(sentence)
+
+
+def _said(text: str) -> list[set[str]]:
+    """The words of what a text says: of its claims, or of all sentences where none is a claim. A
+    reference is no refusal, whatever it sounds like.
+    """
+    sentences = _lines(text)
+    pieces = [c for s in sentences if states(s) for c in _clauses(s)] or sentences
+    return [found for piece in pieces if (found := words(piece))]
+
+
+def _lines(text: str) -> list[str]:
+    """Sentences without bullets, citation marks and the naming of the source."""
+    bare = (_BULLET.sub("", _MARK.sub("", line)).strip() for line in text.splitlines())
+    return [_SOURCE.sub("", s).strip() for line in bare for s in _sentences(line)]
 
 
 def _sentences(line: str) -> list[str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from domainlm import doubts, pricing, provenance
 from domainlm.artifacts import digest
 from domainlm.config import Config
+from domainlm.config.sections import DecodingConfig
 from domainlm.contenders import load_configured_embedder
 from domainlm.corpus.external import External
 from domainlm.corpus.sets import read_asked
@@ -80,6 +81,9 @@ def rescore(config: Config, result: RunResult, now: dt.datetime, *, count: bool 
         DataError: the questions file is broken, or holds none of the answered questions.
         ConfigError: a price or its name is wrong.
     """
+    # The answers were decoded, and withheld, as the run was told to.
+    decoding = DecodingConfig.model_validate(result.config.get("decoding", {}))
+    ran = config.model_copy(update={"decoding": decoding})
     questions, notes = _regraded(config, result.questions)
     kept = {q.id for q in questions}
     answers = tuple(a for a in result.answers if a.question_id in kept)
@@ -114,7 +118,7 @@ def rescore(config: Config, result: RunResult, now: dt.datetime, *, count: bool 
         now.date(),
         [
             *(warning for adapter in result.adapters for warning in adapter.warnings),
-            *doubts.warnings(config, result.doubts),
+            *doubts.warnings(ran, result.doubts),
         ],
         result.latency,
         () if moved else result.controls,
@@ -130,7 +134,7 @@ def rescore(config: Config, result: RunResult, now: dt.datetime, *, count: bool 
     made = dataclasses.replace(
         result,
         created_at=now.isoformat(timespec="seconds"),
-        config=config.model_dump(mode="json"),
+        config=ran.model_dump(mode="json"),
         questions=questions,
         answers=answers,
         scores=scores,

@@ -23,8 +23,12 @@ _SPECIAL = ("position_bias", "softcap", "cache", "sliding_window")
 
 
 def use_groups(model: Any) -> None:
-    """Let a model on the CPU read and decode with grouped heads; other implementations stay."""
-    if model.device.type == "cpu" and model.config._attn_implementation == "sdpa":
+    """Let a model on the CPU read and decode with grouped heads; other implementations stay, and
+    models that read in chunks, whose masks are more than causal.
+    """
+    chunked = getattr(model.config.get_text_config(), "attention_chunk_size", None)
+    own = model.config._attn_implementation == "sdpa"
+    if model.device.type == "cpu" and own and not chunked:
         AttentionInterface.register(NAME, _forward)
         AttentionMaskInterface.register(NAME, sdpa_mask)
         model.set_attn_implementation(NAME)
@@ -47,7 +51,7 @@ def _forward(
     """
     b, h, t, d = query.shape
     g = key.shape[1]
-    special = any(settings.get(name) is not None for name in _SPECIAL)
+    special = any(settings.get(name) is not None for name in _SPECIAL) or value.shape[-1] != d
     usual = attention_mask is None or (
         attention_mask.dtype == torch.bool and attention_mask.shape[1] == 1
     )

@@ -419,7 +419,8 @@ def losses_by_step(
     width, height = 460.0, 280.0
     losses = [loss for _, loss in steps] + ([final] if final is not None else [])
     x = Axis(min(0, steps[0][0]), max(step for step, _ in steps) or 1, 64, width - 24)
-    y = Axis(0, max(losses) * 1.08 or 1.0, height - 58, 34)
+    # Rewards make losses below zero.
+    y = Axis(min(0.0, *losses), max(0.0, *losses) * 1.08 or 1.0, height - 58, 34)
     parts = _frame(x, y, "Step", "Loss", money=False)
     path = " ".join(f"{x(step):.1f},{y(loss):.1f}" for step, loss in steps)
     parts.append(_tag("polyline", points=path, cls=f"line arm-{slot}"))

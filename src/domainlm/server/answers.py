@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -39,7 +39,8 @@ class Answers:
         self._latest: OrderedDict[str, Given] = OrderedDict()
         self._reading = threading.Lock()
         self._places: dict[str, tuple[int, int]] = {}
-        self._read_to, self._inode = 0, 0
+        self._read_to = 0
+        self._last = 0, b""
 
     def keep(self, question: Question, answer: Answer) -> Given:
         """Write an answer down.
@@ -80,30 +81,35 @@ class Answers:
 
     def _looked_up(self, answer_id: str) -> Given | None:
         """From the file, of which every line is read once, however often somebody guesses."""
-        if not self._path.exists():
+        try:
+            with self._reading, self._path.open("rb") as stream:
+                self._read_on(stream)
+                place, length = self._places.get(answer_id, (0, 0))
+                stream.seek(place)
+                return _parsed(stream.read(length))
+        except FileNotFoundError:
             return None
-        with self._reading, self._path.open("rb") as stream:
-            stat = os.fstat(stream.fileno())
-            if stat.st_ino != self._inode or stat.st_size < self._read_to:
-                # Written anew, as when something was forgotten.
-                self._places, self._read_to, self._inode = {}, 0, stat.st_ino
-            stream.seek(self._read_to)
-            data = stream.read()
-            size = self._read_to + len(data)
-            for line in data.split(b"\n"):
-                given = _parsed(line) if line else None
-                if given is not None:
-                    self._places[given.id] = self._read_to, len(line)
-                elif self._read_to + len(line) >= size:
-                    # The last line may still be written.
-                    break
-                self._read_to += len(line) + 1
-            self._read_to = min(self._read_to, size)
-            place = self._places.get(answer_id)
-            if place is None:
-                return None
-            stream.seek(place[0])
-            return _parsed(stream.read(place[1]))
+        except OSError as error:
+            raise DataError(f"{self._path} cannot be read ({error.strerror})") from None
+
+    def _read_on(self, stream: BinaryIO) -> None:
+        """Note where the answers stand that were added since the last time."""
+        at, line = self._last
+        stream.seek(at)
+        if stream.read(len(line)) != line:
+            # Written anew, as when something was forgotten.
+            self._places, self._read_to, self._last = {}, 0, (0, b"")
+        stream.seek(self._read_to)
+        for raw in stream:
+            line = raw.rstrip(b"\n")
+            given = _parsed(line) if line else None
+            if given is not None:
+                self._places[given.id] = self._read_to, len(line)
+                self._last = self._read_to, line
+            elif line == raw:
+                # The last line may still be written.
+                break
+            self._read_to += len(raw)
 
     def _remember(self, given: Given) -> None:
         self._latest[given.id] = given

@@ -148,9 +148,10 @@ class Users:
             ConfigError: the name or the secret will not do.
             DataError: the file cannot be read or written.
         """
-        if not _NAME.fullmatch(name):
+        if not _NAME.fullmatch(name) or name == LOCAL.name:
             raise ConfigError(
-                f"user name {name[:80]!r} will not do; use up to 64 letters, digits, '.', '_', '-'"
+                f"user name {name[:80]!r} will not do; use up to 64 letters, digits, '.', '_', "
+                f"'-', and another than {LOCAL.name!r}"
             )
         secret = secret or secrets.token_urlsafe(24)
         if len(secret) < _SHORTEST or not secret.isprintable():

@@ -83,6 +83,7 @@ _SENTENCES = {
     403: "This is not allowed.",
     404: "There is nothing at this address.",
     405: "This address does not take that method.",
+    408: "The request took too long to arrive.",
     413: "The request is too large.",
     429: "Too many requests; try again later.",
     503: "The server cannot answer now; try again later.",

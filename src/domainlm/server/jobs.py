@@ -120,7 +120,10 @@ class Jobs:
 
     def losses(self, job_id: str) -> list[tuple[int, float]]:
         """(step, loss) of what a job trains now, in order; empty when it trains nothing."""
-        query = "SELECT step, loss FROM losses WHERE job = ? ORDER BY step"
+        query = (
+            "SELECT step, loss FROM losses JOIN jobs ON jobs.id = losses.job "
+            "WHERE job = ? AND status = 'running' ORDER BY step"
+        )
         return [(row["step"], row["loss"]) for row in self._database.all(query, (job_id,))]
 
     def cancel(self, job_id: str) -> Job:

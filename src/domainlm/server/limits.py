@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections import OrderedDict
@@ -15,8 +16,6 @@ from domainlm.server.failures import Busy, HttpFailure, body
 _BUCKETS = 4_096
 _SLOWEST = 100_000
 """Bytes a second that an upload must keep up, beside the time that every body has."""
-_LAST_S = 0.1
-"""A body that has arrived is read, however late."""
 
 
 class Rates:
@@ -72,27 +71,28 @@ class BodyLimit:
             return
         # Without a body there is nothing to wait for but the hanging up.
         whole = declared == b"0" and all(k != b"transfer-encoding" for k, _ in scope["headers"])
-        allowed = self._seconds + (int(declared) / _SLOWEST if upload else 0.0)
-        seen, end = 0, time.monotonic() + allowed
+        seen, begun = 0, 0.0
 
         async def counted() -> Message:
-            nonlocal seen, whole
-            # After the body comes the hanging up, for which one may wait for ever.
-            left = None if whole else max(_LAST_S, end - time.monotonic())
-            failure = None
-            try:
-                message = await asyncio.wait_for(receive(), left)
-            except TimeoutError:
-                failure = too_slow(allowed)
-            else:
-                seen += len(message.get("body", b""))
-                whole = not message.get("more_body", False)
-                failure = too_large(most) if seen > most else None
-            if failure is not None:
-                # Frameworks turn what is raised here into a failure of their own.
-                scope["state"]["refused"] = failure
-                raise failure
-            return message
+            nonlocal seen, whole, begun
+            if whole:
+                return await receive()
+            # From the first look on: a handler may have had other things to do before.
+            begun = begun or time.monotonic()
+            allowed = self._seconds + (seen / _SLOWEST if upload else 0.0)
+            left = begun + allowed - time.monotonic()
+            failure = too_slow(self._seconds)
+            if left > 0:
+                with contextlib.suppress(TimeoutError):
+                    message = await asyncio.wait_for(receive(), left)
+                    seen += len(message.get("body", b""))
+                    if seen <= most:
+                        whole = not message.get("more_body", False)
+                        return message
+                    failure = too_large(most)
+            # Frameworks turn what is raised here into a failure of their own.
+            scope["state"]["refused"] = failure
+            raise failure
 
         await self._app(scope, counted, send)
 
@@ -108,7 +108,7 @@ def too_slow(seconds: float) -> HttpFailure:
     """The failure of a body that did not arrive in time."""
     return HttpFailure(
         408,
-        f"the body did not arrive within {seconds:.1f} s (serve.body_seconds); send it faster",
+        f"the body did not arrive within serve.body_seconds={seconds:g}; send it faster",
         code="too_slow",
         headers={"Connection": "close"},
     )

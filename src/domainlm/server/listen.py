@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Callable
 
 import uvicorn
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from domainlm.config import Config
 from domainlm.errors import ConfigError
@@ -14,6 +16,8 @@ from domainlm.server.auth import users_of
 from domainlm.server.gate import is_loopback
 from domainlm.server.site import Site, open_site
 
+HEAD_S = 10.0
+"""A connection without a request at two looks so far apart is closed."""
 GRACE_S = 20
 """Seconds that questions in flight may take to end when the server is stopped."""
 
@@ -42,6 +46,7 @@ def server_of(site: Site) -> uvicorn.Server:
     return uvicorn.Server(
         uvicorn.Config(
             create_app(site),
+            http=Impatient,
             log_level="warning",
             # Paths may hold what people typed; the audit trail says who changed what.
             access_log=False,
@@ -49,10 +54,32 @@ def server_of(site: Site) -> uvicorn.Server:
             # A header could claim to come from this machine.
             proxy_headers=False,
             timeout_graceful_shutdown=GRACE_S,
-            limit_concurrency=site.config.serve.connections,
             h11_max_incomplete_event_size=64 * 1024,
         )
     )
+
+
+class Impatient(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
+    """Uvicorn's protocol, which closes connections that do not say what they want: silent ones
+    would stay for ever and use up the files that the process may open.
+    """
+
+    _waited = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        """Begin to look at the clock."""
+        super().connection_made(transport)
+        self.loop.call_later(HEAD_S, self._look)
+
+    def _look(self) -> None:
+        if self.transport.is_closing():
+            return
+        waits = self.cycle is None or self.cycle.response_complete
+        if waits and self._waited:
+            self.transport.close()
+            return
+        self._waited = waits
+        self.loop.call_later(HEAD_S, self._look)
 
 
 def _bind(host: str, port: int) -> socket.socket:

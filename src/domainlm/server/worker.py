@@ -31,28 +31,34 @@ class Reporter:
         self._database, self._job = database, job_id
         self._stages: list[tuple[str, bool]] = []
         self._written = 0.0
+        self._step = 0
 
     def stage(self, name: str, cached: bool) -> None:
         """A stage begins, or was found finished."""
         self._stages.append((name, cached))
-        with self._database.change() as db:
-            db.execute("DELETE FROM losses WHERE job = ?", (self._job,))
+        self._forget()
         self._write("stage = ?, stages = ?, done = 0, total = 0, note = ''",
                     (name, json.dumps(self._stages)))  # fmt: skip
 
     def update(self, done: int, total: int, note: str = "", loss: float | None = None) -> None:
         """The current stage has done `done` of `total` steps; losses become a curve."""
+        if loss is not None and done <= self._step:
+            # Preferences follow answers within a stage: a curve of their own.
+            self._forget()
+        self._step = done if loss is not None else self._step
         now = time.monotonic()
         if now - self._written >= _EVERY_S or done >= total:
             self._written = now
             self._write("done = ?, total = ?, note = ?", (done, total, note[:200]))
             if loss is not None and math.isfinite(loss):
                 with self._database.change() as db:
-                    # Preferences follow answers within a stage: a curve of their own.
-                    db.execute("DELETE FROM losses WHERE job = ? AND step > ?", (self._job, done))
-                    db.execute(
-                        "INSERT OR REPLACE INTO losses VALUES (?, ?, ?)", (self._job, done, loss)
-                    )
+                    db.execute("INSERT INTO losses VALUES (?, ?, ?)", (self._job, done, loss))
+
+    def _forget(self) -> None:
+        """Of the curve; the next training begins its own."""
+        self._step = 0
+        with self._database.change() as db:
+            db.execute("DELETE FROM losses WHERE job = ?", (self._job,))
 
     def _write(self, what: str, values: tuple[Any, ...]) -> None:
         with self._database.change() as db:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from fastapi.responses import RedirectResponse
 from domainlm.errors import DataError, DomainLMError
 from domainlm.feedback.record import Words
 from domainlm.schema import Actor, FeedbackEvent, Pairwise, Rank
+from domainlm.server.answers import Given
 from domainlm.server.engine import MAX_QUESTION
 from domainlm.server.failures import HttpFailure, status_of
 from domainlm.server.pages.ask import choices, price
@@ -80,16 +82,8 @@ def router(desk: Desk) -> APIRouter:
         try:
             if not 2 <= len(names) <= len(LETTERS):
                 raise HttpFailure(422, f"{len(names)} arms were chosen; choose 2 to {len(LETTERS)}")
-            given = await asyncio.gather(
-                *(
-                    site.engine.answer(
-                        question,
-                        n,
-                        by=request.state.user.asker,
-                        gone=request.is_disconnected,
-                    )
-                    for n in names
-                )
+            given = await _all(
+                [site.engine.answer(question, n, gone=request.is_disconnected) for n in names]
             )
             made = await run_in_threadpool(
                 desk.comparisons.begin, request.state.user.name, list(given)
@@ -111,6 +105,16 @@ def router(desk: Desk) -> APIRouter:
         return await run_in_threadpool(_vote, desk, request, blind_id, form, page)
 
     return routes
+
+
+async def _all(answers: Sequence[Coroutine[Any, Any, Given]]) -> list[Given]:
+    """All answers; where one fails, nobody waits for the others any more."""
+    tasks = [asyncio.ensure_future(a) for a in answers]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 def _vote(desk: Desk, request: Request, blind_id: str, form: dict[str, str], page: Any) -> Response:
