@@ -60,6 +60,10 @@ def test_the_facts_are_those_of_the_shipped_arm(run) -> None:
     right = next(s for s in run.summaries if (s.arm, s.task, s.split) == ("raft", "all", "test"))
     assert said["Answers right"].value == f"{right.outcomes['correct'] / right.n:.0%}"
     assert said["Nets"].value == f"${entry.npv_usd:,.0f}"
+    wrong = right.outcomes["wrong"] / right.n
+    assert f"{wrong:.0%} wrong" in said["Answers right"].note
+    worth = run.money.inputs["value_correct"]
+    assert f"an answer is worth ${worth:.2f} right" in said["Nets"].note
     lead = said["Lead over rag, the next best"]
     assert lead.value.endswith(" points") and lead.tone == "good" and "better" in lead.note
     sure = said["Chance it earns the most"]

@@ -58,7 +58,9 @@ def _best(result: RunResult, arms: dict[str, ArmSummary]) -> str | None:
 def _quality(s: ArmSummary) -> Fact:
     right = s.outcomes.get("correct", 0) / s.n
     primary = s.metrics.get("primary")
-    note = f"of {s.n:,} questions"
+    rest = {"wrong": "wrong", "abstained": "handed on", "failed": "failed"}
+    shares = (f"{s.outcomes.get(k, 0) / s.n:.0%} {w}" for k, w in rest.items() if s.outcomes.get(k))
+    note = f"of {s.n:,} questions" + "".join(f", {share}" for share in shares)
     if primary:
         note += f"; score {fmt.number(primary.value)}"
         note += f" ({fmt.between(primary)})" if primary.low is not None else ""
@@ -106,6 +108,12 @@ def _worth(money: Money | None, shown: str) -> list[Fact]:
     note = f"{money.months} months, {money.volume:,.0f} questions a month"
     back = words.payback(entry.payback_months)
     note += f"; pays back {back}" if entry.payback_months is not None else "; never pays back"
+    worth = {"value_correct": "right", "cost_wrong": "wrong", "cost_abstained": "handed on"}
+    signs = {k: -1 if k.startswith("cost") else 1 for k in worth}
+    told = [
+        f"{fmt.usd(signs[k] * money.inputs[k])} {w}" for k, w in worth.items() if k in money.inputs
+    ]
+    note += f"; an answer is worth {', '.join(told)}" if told else ""
     return [Fact("Nets", fmt.usd(entry.npv_usd), note)]
 
 
