@@ -109,12 +109,15 @@ def _worth(money: Money | None, shown: str) -> list[Fact]:
     back = words.payback(entry.payback_months)
     note += f"; pays back {back}" if entry.payback_months is not None else "; never pays back"
     worth = {"value_correct": "right", "cost_wrong": "wrong", "cost_abstained": "handed on"}
-    signs = {k: -1 if k.startswith("cost") else 1 for k in worth}
-    told = [
-        f"{fmt.usd(signs[k] * money.inputs[k])} {w}" for k, w in worth.items() if k in money.inputs
-    ]
+    told = [f"{_amount(k, money.inputs[k])} {w}" for k, w in worth.items() if k in money.inputs]
     note += f"; an answer is worth {', '.join(told)}" if told else ""
     return [Fact("Nets", fmt.usd(entry.npv_usd), note)]
+
+
+def _amount(name: str, usd: float) -> str:
+    """A declared worth in whole cents, with the sign that it has for whoever pays."""
+    shown = f"${usd:,.2f}" if usd >= 0.01 or usd == 0 else fmt.usd(usd)
+    return f"−{shown}" if name.startswith("cost") and usd else shown
 
 
 def _wait(result: RunResult, s: ArmSummary) -> Fact:
