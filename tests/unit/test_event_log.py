@@ -396,8 +396,10 @@ def test_killed_writers_lose_nothing_that_was_acknowledged(tmp_path):
     rng = random.Random(5)
     started = 0
     running = []
-    deadline = time.monotonic() + 1.5
-    while time.monotonic() < deadline:
+    begun = time.monotonic()
+    # As long as it takes, on a busy machine too, to write and to kill enough.
+    while started < 8 or not notes.exists() or len(notes.read_text().split()) <= 20:
+        assert time.monotonic() - begun < 60
         while len(running) < 3:
             started += 1
             worker = spawn.Process(target=write_forever, args=(path, notes, f"w{started}"))
@@ -414,7 +416,6 @@ def test_killed_writers_lose_nothing_that_was_acknowledged(tmp_path):
     with EventLog(path) as log:
         kept = {e.id for e in log.read()}
         found = log.verify()
-    assert started > 5 and len(acknowledged) > 20
     assert not set(acknowledged) - kept
     # What was written and not acknowledged is at most one event for each killed writer.
     assert len(kept) <= len(acknowledged) + started
