@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import logging
 import re
@@ -303,13 +304,19 @@ def test_behind_https_a_session_goes_over_nothing_else(tmp_path: Path) -> None:
             assert ("; Secure" in begun.headers["Set-Cookie"]) == https
 
 
+def begun(port: int) -> socket.socket:
+    """A connection on which a question has begun to arrive."""
+    made = socket.create_connection(("127.0.0.1", port), timeout=10)
+    head = f"POST /api/ask HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: 999\r\n"
+    made.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n{")
+    return made
+
+
 def test_a_body_that_does_not_arrive_is_given_up(tmp_path: Path) -> None:
     config = domain(tmp_path, indexed=False, arms=["base"], serve={"body_seconds": 0.3})
     with running(config) as server:
         port = int(server.url.rpartition(":")[2])
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as slow:
-            head = f"POST /api/ask HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: 99\r\n"
-            slow.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n{")
+        with begun(port) as slow:
             reply = b""
             while part := slow.recv(4096):
                 reply += part
@@ -323,9 +330,7 @@ def test_a_body_that_trickles_is_given_up(tmp_path: Path) -> None:
     config = domain(tmp_path, indexed=False, arms=["base"], serve={"body_seconds": 0.4})
     with running(config) as server:
         port = int(server.url.rpartition(":")[2])
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as slow:
-            head = f"POST /api/ask HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: 999\r\n"
-            slow.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n{")
+        with begun(port) as slow:
             slow.settimeout(0.05)
             reply, until = b"", time.monotonic() + 5
             while b"408" not in reply:
@@ -345,7 +350,16 @@ def test_a_silent_connection_is_closed(tmp_path: Path, monkeypatch: pytest.Monke
         ):
             unfinished.sendall(b"GET /health HTTP/1.1\r\n")
             assert silent.recv(100) == b"" and unfinished.recv(100) == b""
-        assert httpx.get(f"{server.url}/health").status_code == 200
+        # Who asks now and then keeps the connection.
+        busy = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        busy.connect()
+        busy.auto_open = 0
+        for _ in range(12):
+            busy.request("GET", "/health")
+            answer = busy.getresponse()
+            assert answer.status == 200 and answer.read()
+            time.sleep(0.09)
+        busy.close()
 
 
 def test_only_administrators_see_what_others_asked(guarded: Running) -> None:

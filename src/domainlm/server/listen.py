@@ -17,7 +17,7 @@ from domainlm.server.gate import is_loopback
 from domainlm.server.site import Site, open_site
 
 HEAD_S = 10.0
-"""A connection without a request at two looks so far apart is closed."""
+"""A connection without a new request between two looks so far apart is closed."""
 GRACE_S = 20
 """Seconds that questions in flight may take to end when the server is stopped."""
 
@@ -64,7 +64,7 @@ class Impatient(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
     would stay for ever and use up the files that the process may open.
     """
 
-    _waited = False
+    _seen: object = ()
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Begin to look at the clock."""
@@ -74,11 +74,12 @@ class Impatient(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
     def _look(self) -> None:
         if self.transport.is_closing():
             return
+        # Between requests uvicorn's own clock runs, but not once the next one has begun to arrive.
         waits = self.cycle is None or self.cycle.response_complete
-        if waits and self._waited:
+        if waits and self.cycle is self._seen:
             self.transport.close()
             return
-        self._waited = waits
+        self._seen = self.cycle
         self.loop.call_later(HEAD_S, self._look)
 
 

@@ -82,6 +82,7 @@ def router(desk: Desk) -> APIRouter:
         try:
             if not 2 <= len(names) <= len(LETTERS):
                 raise HttpFailure(422, f"{len(names)} arms were chosen; choose 2 to {len(LETTERS)}")
+            # No one's share of the queue: with a small one arms could never be compared.
             given = await _all(
                 [site.engine.answer(question, n, gone=request.is_disconnected) for n in names]
             )
