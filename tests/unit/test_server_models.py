@@ -10,7 +10,6 @@ import pytest
 
 from domainlm.config import Config
 from domainlm.models.fake import FakeModel
-from domainlm.server.batching import Asking
 from domainlm.server.loaded import BASE, Models, Weights
 from tests.unit.registry_sample import add, gated
 from tests.unit.server_site import Running, domain, running
@@ -111,13 +110,13 @@ def test_the_model_unused_for_longest_makes_room(
     a, b, c = (Weights(n, lambda n=n: Path(n)) for n in "abc")
 
     def use(weights: Weights) -> None:
-        with models.use(weights, Asking()) as model:
+        with models.use(weights) as model:
             assert model.name == (weights.key or "base")
 
     for weights in (BASE, a, a, b, BASE, a):
         use(weights)
     assert loads == ["base", "a", "b", "a"], "the base stays"
-    with models.use(a, Asking()), models.use(b, Asking()):
+    with models.use(a), models.use(b):
         use(c)
         assert set(models.names()) == {"base", "a", "b", "c"}, "what is in use stays"
     models.close()

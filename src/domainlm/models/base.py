@@ -10,7 +10,9 @@ import contextlib
 import contextvars
 import difflib
 import importlib
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -73,6 +75,34 @@ class StreamingModel(Protocol):
     ) -> list[Generation]:
         """As `generate`, and each chat's listener is told its text piece by piece, which together
         are the generation's; one that returns False ends its chat, and the others go on.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A chat on its way to a model that others are using already."""
+
+    chat: Chat
+    params: Sampling
+    listener: Listener | None
+    done: Callable[[Generation], None]
+    """Called once, with the answer."""
+    repeat: int = 0
+    """How often the same chat was asked before it in the same call: repeats draw other samples."""
+    asked: float = field(default_factory=time.perf_counter)
+    """`first_token_s` counts from here (`time.perf_counter`)."""
+
+
+@runtime_checkable
+class JoiningModel(Protocol):
+    """A chat model whose running batch further chats may join."""
+
+    def generate_joining(self, take: Callable[[int], Sequence[Request]]) -> None:
+        """Complete what `take` gives until all is answered and it gives nothing more.
+
+        `take` is asked between two tokens, whenever there is room, for at most so many chats. The
+        ledger hears nothing: whoever asked reports.
         """
         ...
 

@@ -1,13 +1,16 @@
-"""Keys and values of what was read: room ahead, so that a new token does not copy all before it."""
+"""Keys and values of what was read: room ahead, so that a new token does not copy all before it,
+and rows that new chats take over while the others go on.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-_ROOM = 64
+ROOM = 64
 """Tokens of free room made at once."""
 
 
@@ -31,6 +34,19 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         self.values = self._added("_values", self.values, value_states)
         return self.keys, self.values
 
+    def put(self, slots: Sequence[int], other: GrowingLayer) -> None:
+        """Let the rows of `other` take over rows of this layer, or new ones after its last.
+
+        All rows end at the same token; what stands before a row's own tokens is left to the mask.
+        """
+        self.keys = self._put("_keys", self.keys, slots, other.keys)
+        self.values = self._put("_values", self.values, slots, other.values)
+
+    def keep(self, rows: torch.Tensor, lead: int) -> None:
+        """Drop all but `rows`, and the first `lead` tokens of each."""
+        self.keys = self.keys[:, :, lead:].index_select(0, rows)
+        self.values = self.values[:, :, lead:].index_select(0, rows)
+
     def _added(self, room: str, held: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
         before = held.shape[-2] if held.numel() else 0
         after = before + new.shape[-2]
@@ -39,12 +55,26 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         mine = place is not None and held.data_ptr() == place.data_ptr()
         if place is None or not mine or place.shape[-2] < after or len(place) != len(new):
             b, g, _, d = new.shape
-            place = new.new_empty(b, g, after + _ROOM, d)
+            place = new.new_empty(b, g, after + ROOM, d)
             if before:
                 place[..., :before, :] = held
             setattr(self, room, place)
         place[..., before:after, :] = new
         return place[..., :after, :]
+
+    def _put(
+        self, room: str, held: torch.Tensor, slots: Sequence[int], new: torch.Tensor
+    ) -> torch.Tensor:
+        (b, g, s, d), t = held.shape, new.shape[2]
+        rows, width = max(b, max(slots) + 1), max(s, t)
+        if rows > b or width > s:
+            # Zeros, for whatever is masked must still be a number.
+            place = held.new_zeros(rows, g, width + ROOM, d)
+            place[:b, :, width - s : width] = held
+            setattr(self, room, place)
+            held = place[:, :, :width]
+        held[list(slots), :, width - t :] = new
+        return held
 
 
 def fresh_cache(config: Any) -> DynamicCache:

@@ -42,17 +42,17 @@ class Written:
 
 
 def choose(
-    logits: torch.Tensor, streams: Sequence[torch.Generator], temperature: float
+    logits: torch.Tensor, streams: Sequence[torch.Generator], temperatures: Sequence[float]
 ) -> torch.Tensor:
-    """Next token of each row of logits (b, v), shape `(b,)`, on the CPU."""
-    if temperature <= 0:
-        return logits.argmax(-1).cpu()
-    weights = torch.softmax(logits.float() / temperature, dim=-1).cpu()
-    drawn = [
-        torch.multinomial(row, 1, generator=stream)
-        for row, stream in zip(weights, streams, strict=True)
-    ]
-    return torch.cat(drawn)
+    """Next token of each row of logits (b, v), shape `(b,)`, on the CPU; at a temperature of 0 the
+    likeliest, else one drawn from the row's own stream.
+    """
+    chosen = logits.argmax(-1).cpu()
+    for n, (stream, temperature) in enumerate(zip(streams, temperatures, strict=True)):
+        if temperature > 0:
+            weights = torch.softmax(logits[n].float() / temperature, dim=-1).cpu()
+            chosen[n] = torch.multinomial(weights, 1, generator=stream)[0]
+    return chosen
 
 
 def log_probabilities(logits: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:

@@ -68,7 +68,7 @@ def generate_ensemble(
             )
             done[n] = Generation("", Usage(), 0.0, local.name, "error", reason)
     with local.lock:
-        for batch in _batches(asked, local.batch_size, local.batch_tokens):
+        for batch in _batches(asked, local.batch_size, local.batch_tokens // 2):
             done.update(_run(local, batch, asked, params))
     ordered = [done[n] for n in range(len(groups))]
     for g in ordered:
@@ -108,7 +108,7 @@ def _run(
             outputs = decode(
                 local.model,
                 [asked[n] for n in batch],
-                lambda mixed: choose(mixed, streams, params.temperature),
+                lambda mixed: choose(mixed, streams, [params.temperature] * len(streams)),
                 max_tokens=params.max_tokens,
                 pad=local.tokenizer.pad_token_id or 0,
                 end=local.end,

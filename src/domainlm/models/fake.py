@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 
 from domainlm.errors import ConfigError
-from domainlm.models.base import Array, Listener, report_call
+from domainlm.models.base import Array, Listener, Request, report_call
 from domainlm.schema import Chat, Generation, Sampling, Usage
 
 _WORD = re.compile(r"\w+")
@@ -106,6 +106,13 @@ class FakeModel:
                 said += word
             done.append(dataclasses.replace(made, text=said))
         return done
+
+    def generate_joining(self, take: Callable[[int], Sequence[Request]]) -> None:
+        """One chat after the other."""
+        while requests := take(1):
+            for r in requests:
+                heard = r.listener or (lambda piece: True)
+                r.done(self.generate_streamed([r.chat], r.params, [heard])[0])
 
     def _answer(self, chat: Chat) -> str:
         script = self._responses

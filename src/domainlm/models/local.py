@@ -1,15 +1,18 @@
 """Chat models that run in this process: any transformers checkpoint, with or without an adapter.
 
-Decoding is an own loop over length-sorted, left-padded batches rather than `generate()`: it is as
-fast on a CPU, draws each chat's samples from its own seed, and stops each chat by itself.
+Decoding is an own loop over left-padded batches that chats join and leave, rather than
+`generate()`: it draws each chat's samples from its own seed, and a short answer does not wait for a
+long one.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,24 +27,17 @@ from domainlm.models.adapted import (
     prefixed_cache,
 )
 from domainlm.models.attention import use_groups
-from domainlm.models.base import Listener, report_call
-from domainlm.models.cache import GrowingLayer
+from domainlm.models.base import Listener, Request, report_call
 from domainlm.models.decoding import (
-    Written,
-    choose,
     end_tokens,
-    log_probabilities,
     render_prompt,
     stream_seed,
 )
 from domainlm.models.embedded import MODEL_NAME, ensure_checkpoint, first_line, quiet_loading
 from domainlm.models.packed import pack
 from domainlm.models.pieces import Piecewise, stop_at
+from domainlm.models.running import Batch, Running, decode
 from domainlm.schema import Chat, Generation, Sampling, Usage
-
-_DROP_AT = 0.75
-"""Finished chats are dropped when less than this part of the batch is still decoding: each drop
-copies the kept keys and values."""
 
 
 class LocalModel:
@@ -77,7 +73,8 @@ class LocalModel:
             dtype: "bfloat16", "float16", "float32", or "auto" for what the device computes fast.
             device: "cpu", "cuda", "mps", or "auto" for the first accelerator found.
             batch_size: Most chats per batch (default 16, on an accelerator 64).
-            batch_tokens: Most padded prompt tokens per batch (default 8192, accelerator 65536).
+            batch_tokens: Most padded tokens that a batch keeps, of which a quarter is read at once
+                (default 16384, on an accelerator 131072).
             allow_download: May fetch a hub id.
             name: Name in results; the default is the last part of the path or the hub id, with
                 the adapter's digest.
@@ -90,7 +87,7 @@ class LocalModel:
         self.source = find_checkpoint(path_or_id, allow_download=allow_download)
         on_cpu = self.device.type == "cpu"
         self.batch_size = batch_size or (16 if on_cpu else 64)
-        self.batch_tokens = batch_tokens or (8_192 if on_cpu else 65_536)
+        self.batch_tokens = batch_tokens or (16_384 if on_cpu else 131_072)
         base = name or (Path(path_or_id).name if Path(path_or_id).is_dir() else str(path_or_id))
         self.name = f"{base}+{adapter_digest(adapter)}" if adapter else base
         whole = adapter is not None and is_checkpoint(adapter)
@@ -136,7 +133,7 @@ class LocalModel:
     def generate(self, chats: Sequence[Chat], params: Sampling) -> list[Generation]:
         """Complete each chat; one that overflows the context yields an error generation.
 
-        `latency_s` is the batch's wall time over its items, `first_token_s` counts from this call;
+        `latency_s` is the chat's share of the batch's time, `first_token_s` counts from this call;
         `tokens_out` includes the end token.
 
         Raises:
@@ -154,36 +151,38 @@ class LocalModel:
         """
         if params.max_tokens < 1:
             raise ConfigError(f"max_tokens is {params.max_tokens}; it must be at least 1")
-        if not chats:
-            return []
-        told = [Piecewise(listener, params.stop) for listener in listeners]
-        texts = [render_prompt(self.tokenizer, chat) for chat in chats]
-        prompts = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        seeds, seen = [], Counter[str]()
-        for text in texts:
-            seeds.append(stream_seed(params.seed, text, seen[text]))
-            seen[text] += 1
+        started = time.perf_counter()
+        seen = Counter[Chat]()
         done: dict[int, Generation] = {}
-        room = self.context - params.max_tokens
-        for index, prompt in enumerate(prompts):
-            if len(prompt) > room:
-                done[index] = self._failed(
-                    f"the prompt has {len(prompt)} tokens, but {self.name} reads at most {room} "
-                    f"beside {params.max_tokens} new ones; retrieve fewer or shorter passages"
-                )
-        order = [index for index in range(len(prompts)) if index not in done]
-        lengths = [len(prompt) for prompt in prompts]
-        called = time.perf_counter()
-        with self.lock:
-            for batch in plan_batches(order, lengths, self.batch_size, self.batch_tokens):
-                done.update(self._run(batch, prompts, seeds, params, called, told))
-        ordered = [done[index] for index in range(len(chats))]
-        for g, listener in zip(ordered, told, strict=False):
-            listener.end(g.text)
+        requests = []
+        for n, chat in enumerate(chats):
+            listener = listeners[n] if listeners else None
+            finish = partial(done.__setitem__, n)
+            repeat = seen[tuple(chat)]
+            requests.append(Request(chat, params, listener, finish, repeat, started))
+            seen[tuple(chat)] += 1
+        coming = self._entered(requests)
+        # Like with like; longest first, so that a shortage of memory shows at once.
+        coming.sort(key=lambda chat: -len(chat.prompt))
+        queue = iter(coming)
+        self._decode(lambda most: list(itertools.islice(queue, most)))
+        ordered = [done[n] for n in range(len(chats))]
         for g in ordered:
             tokens = g.usage
             report_call(self.name, "generate", tokens.tokens_in, tokens.tokens_out, g.latency_s)
         return ordered
+
+    def generate_joining(self, take: Callable[[int], Sequence[Request]]) -> None:
+        """See `JoiningModel.generate_joining`."""
+
+        def entered(most: int) -> list[Running]:
+            while requests := take(most):
+                # Those that do not fit have ended at once.
+                if chats := self._entered(requests):
+                    return chats
+            return []
+
+        self._decode(entered)
 
     def generate_ensemble(
         self,
@@ -228,123 +227,73 @@ class LocalModel:
         cache = prefixed_cache(self.model.config, self._prefix, len(ids))
         return self.model(input_ids=ids, past_key_values=cache).logits
 
-    def _failed(self, error: str) -> Generation:
-        return Generation("", Usage(), 0.0, self.name, "error", error)
-
-    def _run(
-        self,
-        batch: list[int],
-        prompts: list[list[int]],
-        seeds: list[int],
-        params: Sampling,
-        called: float,
-        told: Sequence[Piecewise],
-    ) -> dict[int, Generation]:
-        """Decode one batch of a call; when memory runs out, halve it."""
-        started = time.perf_counter()
-        try:
-            with torch.inference_mode():
-                outputs, first = self._decode(
-                    [prompts[i] for i in batch],
-                    [seeds[i] for i in batch],
-                    params,
-                    [told[i] for i in batch] if told else (),
+    def _entered(self, requests: Sequence[Request]) -> list[Running]:
+        """Chats on their way into a batch; those too long for the context fail."""
+        texts = [render_prompt(self.tokenizer, r.chat) for r in requests]
+        prompts = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        chats = []
+        for request, text, prompt in zip(requests, texts, prompts, strict=True):
+            params = request.params
+            room = self.context - params.max_tokens
+            if len(prompt) <= room:
+                seed = stream_seed(params.seed, text, request.repeat)
+                chats.append(self._running(request, prompt, seed))
+            else:
+                reason = (
+                    f"the prompt has {len(prompt)} tokens, but {self.name} reads at most {room} "
+                    f"beside {params.max_tokens} new ones; retrieve fewer or shorter passages"
                 )
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
-            if len(batch) == 1:
-                return {batch[0]: self._failed(f"{self.device} has too little memory for a prompt")}
-            half = len(batch) // 2
-            front = self._run(batch[:half], prompts, seeds, params, called, told)
-            return front | self._run(batch[half:], prompts, seeds, params, called, told)
-        share = (time.perf_counter() - started) / len(batch)
-        results = {}
-        for index, made in zip(batch, outputs, strict=True):
-            text = self._text(made.tokens)
-            cut = stop_at(text, params.stop)
-            ended = cut is not None or made.tokens[-1] in self.end
-            results[index] = Generation(
-                text=text[:cut].strip(),
-                usage=Usage(len(prompts[index]), len(made.tokens)),
-                latency_s=share,
-                model=self.name,
-                finish="stop" if ended else "length",
-                first_token_s=first - called,
-                certainty=made.certainty(),
-            )
-        return results
+                request.done(Generation("", Usage(), 0.0, self.name, "error", reason))
+        return chats
 
-    def _decode(
-        self,
-        prompts: list[list[int]],
-        seeds: list[int],
-        params: Sampling,
-        told: Sequence[Piecewise] = (),
-    ) -> tuple[list[Written], float]:
-        """What each prompt's answer is, the end token included, and when the first tokens were
-        there (`time.perf_counter`); `told` hears of each step.
+    def _running(self, request: Request, prompt: list[int], seed: int) -> Running:
+        params = request.params
+        told = Piecewise(request.listener, params.stop) if request.listener else None
 
-        Shapes: b chats still decoding, s padded prompt length, v vocabulary.
-        """
-        width, pad = max(map(len, prompts)), self.tokenizer.pad_token_id or 0
-        padded = [[pad] * (width - len(p)) + p for p in prompts]
-        virtual = [1] * self._virtual
-        kept = [virtual + [0] * (width - len(p)) + [1] * len(p) for p in prompts]
-        ids = torch.tensor(padded, device=self.device)  # (b, s)
-        mask = torch.tensor(kept, device=self.device)  # (b, virtual + s)
-        # Left padding must not shift the rotary positions of short prompts.
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, self._virtual :]  # (b, s)
-        cache = prefixed_cache(self.model.config, self._prefix, len(prompts))
-        # Sliding-window and recurrent layers may not allow it.
-        can_drop = all(type(layer) is GrowingLayer for layer in cache.layers)
-        outputs = [Written() for _ in prompts]
-        rows = list(range(len(prompts)))  # the chat of each batch row
-        alive = set(rows)
-        streams = [torch.Generator().manual_seed(seed) for seed in seeds]
-        first = 0.0
-        for step in range(params.max_tokens):
-            logits = self.model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            ).logits[:, -1]  # (b, v)
-            chosen = choose(logits, [streams[row] for row in rows], params.temperature)
-            tokens, logps = chosen.tolist(), log_probabilities(logits, chosen).tolist()
-            if step == 0:
-                # Reading the tokens waits for the device, so this is no queued kernel's time.
-                first = time.perf_counter()
-            for row, token, logp in zip(rows, tokens, logps, strict=True):
-                if row in alive:
-                    so_far = outputs[row].add(token, logp)
-                    if token in self.end or self._stopped(so_far, params.stop):
-                        alive.discard(row)
-                    elif told and not told[row].grow(self._text(so_far)):
-                        alive.discard(row)
-            if not alive or step + 1 == params.max_tokens:
-                break
-            if can_drop and len(alive) < _DROP_AT * len(rows):
-                keep = torch.tensor([n for n, row in enumerate(rows) if row in alive])
-                keep = keep.to(self.device)
-                rows = [row for row in rows if row in alive]
-                cache.batch_select_indices(keep)
-                chosen, mask, positions = (
-                    chosen[keep.to(chosen.device)],
-                    mask[keep],
-                    positions[keep],
-                )
-            ids = chosen.to(self.device)[:, None]
-            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-            positions = positions[:, -1:] + 1
-        return outputs, first
+        def heard(tokens: list[int]) -> bool:
+            if tokens[-1] in self.end or len(tokens) >= params.max_tokens:
+                return False
+            if params.stop and stop_at(self.tokenizer.decode(tokens), params.stop) is not None:
+                return False
+            return told is None or told.grow(self._text(tokens))
+
+        def done(chat: Running, error: str) -> None:
+            if error:
+                made = Generation("", Usage(), 0.0, self.name, "error", f"{self.device}: {error}")
+            else:
+                made = self._generation(chat, params, request.asked)
+            if told is not None:
+                told.end(made.text)
+            request.done(made)
+
+        return Running(prompt, params.temperature, seed, heard, done)
+
+    def _generation(self, chat: Running, params: Sampling, asked: float) -> Generation:
+        written = chat.written
+        text = self._text(written.tokens)
+        cut = stop_at(text, params.stop)
+        ended = cut is not None or written.tokens[-1] in self.end
+        return Generation(
+            text=text[:cut].strip(),
+            usage=Usage(len(chat.prompt), len(written.tokens)),
+            latency_s=chat.seconds,
+            model=self.name,
+            finish="stop" if ended else "length",
+            first_token_s=chat.first - asked,
+            certainty=written.certainty(),
+        )
+
+    def _decode(self, take: Callable[[int], Sequence[Running]]) -> None:
+        pad = self.tokenizer.pad_token_id or 0
+
+        def empty() -> Batch:
+            return Batch(self.model, self._prefix, pad=pad)
+
+        with self.lock, torch.inference_mode():
+            decode(empty, take, size=self.batch_size, tokens=self.batch_tokens)
 
     def _text(self, tokens: list[int]) -> str:
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
-
-    def _stopped(self, tokens: list[int], stop: tuple[str, ...]) -> bool:
-        return bool(stop) and stop_at(self.tokenizer.decode(tokens), stop) is not None
 
 
 def plan_batches(

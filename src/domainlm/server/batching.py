@@ -1,8 +1,9 @@
-"""Questions of many threads, decoded together: a model behind a queue that forms batches.
+"""Questions of many threads, decoded together: a model behind a queue.
 
 On a CPU a batch of 16 takes little longer to decode than one chat, because the weights are read
-once for all. `Batched` is a `ChatModel` itself: arms and stages call it from their own threads and
-do not know of each other.
+once for all. A question joins the batch that is being decoded, if the model can do that. `Batched`
+is a `ChatModel` itself: arms and stages call it from their own threads and do not know of each
+other.
 """
 
 from __future__ import annotations
@@ -11,23 +12,24 @@ import contextlib
 import contextvars
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from domainlm.errors import ModelError
 from domainlm.models.base import (
     ChatModel,
     EnsembleModel,
+    JoiningModel,
     Listener,
+    Request,
     StreamingModel,
     current_purpose,
     report_call,
 )
 from domainlm.schema import Chat, Generation, Sampling, Usage
-
-WAIT_S = 0.1
-"""How long a batch waits for questions that are on their way through retrieval."""
 
 
 @dataclass(slots=True)
@@ -35,15 +37,7 @@ class Asking:
     """One question on its way: where its text goes, and whether anyone still waits for it."""
 
     on_text: Callable[[str], None] | None = None
-    on_arrival: Callable[[], None] | None = None
-    """Called once, when the question has reached a model's queue or will never reach one."""
     cancelled: threading.Event = field(default_factory=threading.Event)
-
-    def arrive(self) -> None:
-        """It no longer is on its way."""
-        told, self.on_arrival = self.on_arrival, None
-        if told is not None:
-            told()
 
     def listen(self, piece: str) -> bool:
         """Hand a piece on; whether to go on."""
@@ -71,24 +65,58 @@ def asking(one: Asking) -> Iterator[None]:
         _asking.reset(token)
 
 
+class Turn:
+    """Held by the one model that decodes: two at once would fight for the same cores. Whoever has
+    waited longest is next.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._drawn = self._served = 0
+
+    @property
+    def wanted(self) -> bool:
+        """Whether another thread waits for it."""
+        return self._drawn - self._served > 1
+
+    def __enter__(self) -> None:
+        with self._changed:
+            number, self._drawn = self._drawn, self._drawn + 1
+            self._changed.wait_for(lambda: self._served == number)
+
+    def __exit__(self, *failure: object) -> None:
+        with self._changed:
+            self._served += 1
+            self._changed.notify_all()
+
+
 @dataclass(eq=False, slots=True)
 class _Job:
     chat: Chat
     params: Sampling
     listener: Listener
-    made: Future[Generation]
+    repeat: int
+    made: Future[Generation] = field(default_factory=Future)
+    asked: float = field(default_factory=time.perf_counter)
+
+    def end(self, generation: Generation) -> None:
+        """Hand the answer on."""
+        self.made.set_result(generation)
+
+
+class LocalChat(ChatModel, JoiningModel, Protocol):
+    """What can be batched."""
 
 
 class Batched:
-    """A chat model that decodes what several threads ask in common batches."""
+    """A chat model that decodes together what several threads ask."""
 
     def __init__(
         self,
-        model: ChatModel,
+        model: LocalChat,
         *,
         most: int = 16,
-        turn: threading.Lock | None = None,
-        coming: Callable[[], int] = lambda: 0,
+        turn: Turn | None = None,
         told: Callable[[int], None] = lambda n: None,
     ) -> None:
         """Start the thread that decodes.
@@ -96,21 +124,22 @@ class Batched:
         Args:
             model: what is asked.
             most: chats in a batch.
-            turn: held while decoding; models that share it do not fight for the same cores.
-            coming: how many questions have not reached the model yet.
-            told: told the size of each batch.
+            turn: held while decoding, and given up for others that wait for it.
+            told: told how many chats are decoded together, whenever some have joined.
         """
         self.name = model.name
         self._model, self._most = model, most
-        self._turn = turn or threading.Lock()
-        self._coming, self._told = coming, told
+        self._turn = turn or Turn()
+        self._told = told
         self._jobs: list[_Job] = []
+        self._inside: list[_Job] = []
+        self._begun = False
         self._changed = threading.Condition()
         self._closed = False
         if isinstance(model, EnsembleModel):
             self.generate_ensemble = self._ensemble
         if hasattr(model, "surprise"):
-            self.surprise = model.surprise
+            self.surprise = self._surprise
         self._thread = threading.Thread(target=self._work, name=f"batch {self.name}", daemon=True)
         self._thread.start()
 
@@ -124,15 +153,15 @@ class Batched:
         Raises:
             ModelError: the model cannot be used, or is being closed.
         """
-        listeners = listeners_for(len(chats))
-        jobs = [_Job(c, params, w, Future()) for c, w in zip(chats, listeners, strict=True)]
+        jobs, seen = [], Counter[Chat]()
+        for chat, listener in zip(chats, listeners_for(len(chats)), strict=True):
+            jobs.append(_Job(chat, params, listener, seen[chat]))
+            seen[chat] += 1
         with self._changed:
             if self._closed:
                 raise ModelError(f"{self.name} is being unloaded; ask again")
             self._jobs += jobs
             self._changed.notify_all()
-        if one := _asking.get():
-            one.arrive()
         made = [job.made.result() for job in jobs]
         # The batch's thread does not see this thread's ledger.
         for g in made:
@@ -156,51 +185,49 @@ class Batched:
         with self._turn:
             return self._model.generate_ensemble(groups, weights, params)
 
-    def _work(self) -> None:
-        while batch := self._next():
-            with self._turn:
-                self._decode(batch)
+    def _surprise(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        with self._turn:
+            found: list[float] = self._model.surprise(pairs)  # type: ignore[attr-defined]
+            return found
 
-    def _next(self) -> list[_Job]:
-        """The next chats with equal settings, oldest first; none when closed and done."""
+    def _work(self) -> None:
+        while self._wait():
+            with self._turn:
+                self._begun = False
+                try:
+                    self._model.generate_joining(self._take)
+                except Exception as error:  # whatever it is, those who wait must hear of it
+                    for job in self._inside:
+                        if not job.made.done():
+                            job.made.set_exception(error)
+
+    def _wait(self) -> bool:
+        """Until there is something to decode; false when closed and done."""
         with self._changed:
             while not self._jobs and not self._closed:
                 self._changed.wait()
-            until = time.monotonic() + WAIT_S
-            while len(self._jobs) < self._most and self._coming() > 0:
-                left = until - time.monotonic()
-                if left <= 0 or self._closed:
-                    break
-                # What is coming may also fail on its way, without a word to this queue.
-                self._changed.wait(min(left, WAIT_S / 10))
-            first = self._jobs[0].params if self._jobs else None
-            batch = [job for job in self._jobs if job.params == first][: self._most]
-            taken = set(batch)
-            self._jobs = [job for job in self._jobs if job not in taken]
-            return batch
+            return bool(self._jobs)
 
-    def _decode(self, batch: list[_Job]) -> None:
-        wanted = [job for job in batch if job.listener("")]
-        for job in batch:
-            if job not in wanted:
-                unread = Generation("", Usage(), 0.0, self.name, "error", "nobody waits any more")
-                job.made.set_result(unread)
-        if not wanted:
-            return
-        self._told(len(wanted))
-        try:
-            made = complete(
-                self._model,
-                [j.chat for j in wanted],
-                wanted[0].params,
-                [j.listener for j in wanted],
-            )
-        except Exception as error:  # whatever it is, those who wait must hear of it
-            for job in wanted:
-                job.made.set_exception(error)
-            return
-        for job, generation in zip(wanted, made, strict=True):
-            job.made.set_result(generation)
+    def _take(self, most: int) -> list[Request]:
+        """Who joins, the oldest first; nobody while another model waits for its turn."""
+        if self._begun and self._turn.wanted:
+            return []
+        self._begun = True
+        self._inside = [job for job in self._inside if not job.made.done()]
+        with self._changed:
+            room = min(most, self._most - len(self._inside))
+            oldest, self._jobs = self._jobs[:room], self._jobs[room:]
+        joined = []
+        for job in oldest:
+            if job.listener(""):
+                joined.append(job)
+            else:
+                reason = "nobody waits any more"
+                job.end(Generation("", Usage(), 0.0, self.name, "error", reason))
+        if joined:
+            self._inside += joined
+            self._told(len(self._inside))
+        return [Request(j.chat, j.params, j.listener, j.end, j.repeat, j.asked) for j in joined]
 
 
 class Direct:
@@ -220,7 +247,14 @@ class Direct:
         Raises:
             ModelError: the model cannot be used.
         """
-        return complete(self._model, chats, params, listeners_for(len(chats)))
+        listeners = listeners_for(len(chats))
+        if isinstance(self._model, StreamingModel):
+            return self._model.generate_streamed(chats, params, listeners)
+        made = self._model.generate(chats, params)
+        for generation, listener in zip(made, listeners, strict=True):
+            if generation.text:
+                listener(generation.text)
+        return made
 
     def close(self) -> None:
         """Nothing waits here."""
@@ -239,16 +273,3 @@ def listeners_for(chats: int) -> list[Listener]:
 
 def _nobody(piece: str) -> bool:
     return True
-
-
-def complete(
-    model: ChatModel, chats: Sequence[Chat], params: Sampling, listeners: Sequence[Listener]
-) -> list[Generation]:
-    """Ask a model, and tell what it says piece by piece if it can, else at once."""
-    if isinstance(model, StreamingModel):
-        return model.generate_streamed(chats, params, listeners)
-    made = model.generate(chats, params)
-    for generation, listener in zip(made, listeners, strict=True):
-        if generation.text:
-            listener(generation.text)
-    return made

@@ -286,7 +286,6 @@ class Engine:
             _log.exception("a question was not answered")
             question.put(HttpFailure(500, "the question could not be answered; see the log"))
         finally:
-            question.asking.arrive()
             with self._lock:
                 del self._questions[id(question)]
                 took = time.monotonic() - question.started
@@ -299,7 +298,7 @@ class Engine:
         card, one = question.card, question.asking
         if one.cancelled.is_set():
             return None
-        with self._models.use(self._catalogue.weights(card), one) as model, asking(one):
+        with self._models.use(self._catalogue.weights(card)) as model, asking(one):
 
             def make(opened: _Opened) -> Answer:
                 if card.retrieves and opened.retrieval is None:
@@ -374,7 +373,7 @@ class Engine:
         """Open what was built and load the model that is asked first."""
         try:
             card = self.card()
-            with self._models.use(self._catalogue.weights(card), Asking()) as model:
+            with self._models.use(self._catalogue.weights(card)) as model:
                 model.generate([(Message("user", "Hello"),)], Sampling(max_tokens=1))
         except NotFound:
             return

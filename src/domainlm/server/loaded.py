@@ -12,8 +12,8 @@ from pathlib import Path
 from domainlm.config import Config
 from domainlm.contenders import load_model
 from domainlm.memory import release
-from domainlm.models.base import ChatModel
-from domainlm.server.batching import Asking, Batched, Direct
+from domainlm.models.base import ChatModel, JoiningModel
+from domainlm.server.batching import Batched, Direct, Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,6 @@ BASE = Weights("", lambda: None)
 class _Loaded:
     model: Batched | Direct
     users: int = 0
-    coming: int = 0
-    """Questions that use it and have not reached its queue."""
 
 
 class Models:
@@ -42,12 +40,11 @@ class Models:
         self._config, self._told = config, told
         self._lock = threading.Lock()
         self._loading = threading.Lock()
-        # One batch at a time: two models that decode at once fight for the same cores.
-        self._turn = threading.Lock()
+        self._turn = Turn()
         self._loaded: OrderedDict[str, _Loaded] = OrderedDict()
 
     @contextlib.contextmanager
-    def use(self, weights: Weights, asking: Asking) -> Iterator[ChatModel]:
+    def use(self, weights: Weights) -> Iterator[ChatModel]:
         """The model, which stays loaded inside the block.
 
         Raises:
@@ -57,17 +54,9 @@ class Models:
             loaded = self._get(weights)
             with self._lock:
                 loaded.users += 1
-                loaded.coming += 1
-
-        def arrived() -> None:
-            with self._lock:
-                loaded.coming -= 1
-
-        asking.on_arrival = arrived
         try:
             yield loaded.model
         finally:
-            asking.arrive()
             with self._lock:
                 loaded.users -= 1
 
@@ -98,14 +87,9 @@ class Models:
         self._make_room()
         model = load_model(self._config, weights.place())
         loaded = _Loaded(Direct(model))
-        if not self._config.model.startswith("openai:"):
-            loaded.model = Batched(
-                model,
-                most=self._config.serve.batch,
-                turn=self._turn,
-                coming=lambda: loaded.coming,
-                told=self._told,
-            )
+        if isinstance(model, JoiningModel):
+            most = self._config.serve.batch
+            loaded.model = Batched(model, most=most, turn=self._turn, told=self._told)
         with self._lock:
             self._loaded[weights.key] = loaded
         return loaded

@@ -1,0 +1,226 @@
+"""Chats join and leave a batch between two tokens, and say what they say alone."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from domainlm.models import running
+from domainlm.models.base import JoiningModel, Request, record_calls
+from domainlm.models.cache import ROOM
+from domainlm.models.local import LocalModel
+from domainlm.models.running import Batch
+from domainlm.schema import Chat, Generation, Sampling
+from tests.unit import tiny
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save_tiny(tmp_path_factory.mktemp("tiny"), seed=3)
+
+
+def load(folder: Path, **settings: int) -> LocalModel:
+    return LocalModel(folder, dtype="float32", device="cpu", **settings)
+
+
+def prompts(count: int) -> list[Chat]:
+    """Chats of 1 to 60 words."""
+    rng = random.Random(1)
+    lengths = [rng.choice((1, 4, 9, 60)) for _ in range(count)]
+    return [tiny.ask(" ".join(rng.choices(tiny.WORDS, k=n))) for n in lengths]
+
+
+def sampling(n: int) -> Sampling:
+    """Answers of unequal lengths, every third drawn and not the likeliest."""
+    return Sampling(max_tokens=(3, 40, 17, 90)[n % 4], temperature=0.0 if n % 3 else 0.8, seed=n)
+
+
+class Crowd:
+    """Gives chats to a model a few at a time, so that they join at different tokens."""
+
+    def __init__(self, chats: Sequence[Chat], every: int = 5) -> None:
+        self.answers: dict[int, Generation] = {}
+        self._waiting = [
+            Request(c, sampling(n), None, lambda g, n=n: self.answers.update({n: g}))
+            for n, c in enumerate(chats)
+        ]
+        self._every, self._asked = every, 0
+        self.most: list[int] = []
+
+    def take(self, most: int) -> list[Request]:
+        self._asked += 1
+        self.most.append(most)
+        if self._asked % self._every and self._asked > 1:
+            return []
+        n = min(most, 2)
+        given, self._waiting = self._waiting[:n], self._waiting[n:]
+        return given
+
+
+def join_all(model: LocalModel, crowd: Crowd, count: int) -> list[Generation]:
+    # A flow ends when nothing decodes and nothing is given: ask again, as the server does.
+    for _ in range(1000):
+        model.generate_joining(crowd.take)
+        if len(crowd.answers) == count:
+            return [crowd.answers[n] for n in range(count)]
+    raise AssertionError(f"{len(crowd.answers)} of {count} answered")
+
+
+@pytest.mark.parametrize("size,tokens", [(4, 16_384), (16, 16_384), (6, 400)])
+def test_who_joins_says_what_it_says_alone(folder: Path, size: int, tokens: int) -> None:
+    model = load(folder, batch_size=size, batch_tokens=tokens)
+    assert isinstance(model, JoiningModel)
+    chats = prompts(30)
+    together = join_all(model, Crowd(chats), len(chats))
+    for n, (chat, made) in enumerate(zip(chats, together, strict=True)):
+        (alone,) = model.generate([chat], sampling(n))
+        assert (made.text, made.usage, made.finish) == (alone.text, alone.usage, alone.finish), n
+        sure, alone_sure = made.certainty, alone.certainty
+        assert sure is not None and alone_sure is not None
+        assert (sure.total, sure.opening) == pytest.approx(
+            (alone_sure.total, alone_sure.opening), abs=1e-3
+        )
+        assert made.latency_s > 0 and made.first_token_s is not None and made.first_token_s > 0
+    lengths = {g.usage.tokens_out for g in together}
+    assert len(lengths) >= 4, "all answers are alike: nothing was tried"
+
+
+def test_one_call_is_the_same_whatever_fits_at_once(folder: Path) -> None:
+    chats = [*prompts(20), *prompts(3)]
+    params = Sampling(max_tokens=30, temperature=0.9, seed=5)
+    found = [
+        [g.text for g in load(folder, batch_size=size).generate(chats, params)] for size in (1, 7)
+    ]
+    assert found[0] == found[1]
+    # A chat that is asked again in the same call draws other samples.
+    assert found[0][20:] != found[0][:3]
+
+
+def test_kept_columns_do_not_pile_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    widths: list[int] = []
+    step = Batch.step
+
+    def watched(batch: Batch) -> list[running.Running]:
+        widths.append(batch.width)
+        assert {layer.keys.shape[2] for layer in batch._cache.layers} == {batch.width}
+        return step(batch)
+
+    monkeypatch.setattr(Batch, "step", watched)
+    model = load(folder, batch_size=3)
+    chats = [tiny.ask(f"what is {n % 9} one red") for n in range(40)]
+    queue = iter(chats)
+    done: list[Generation] = []
+
+    def take(most: int) -> list[Request]:
+        params = Sampling(max_tokens=20 + 10 * (len(done) % 3), temperature=1.5)
+        return [
+            Request(c, params, None, done.append) for c in itertools.islice(queue, min(most, 1))
+        ]
+
+    model.generate_joining(take)
+    assert len(done) == 40
+    longest = max(g.usage.tokens_in + g.usage.tokens_out for g in done)
+    assert len(widths) > 4 * longest and max(widths) <= longest + ROOM
+
+
+def test_a_batch_stays_within_its_tokens(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[list[int]] = []
+    join = Batch.join
+
+    def watched(batch: Batch, chats: Sequence[running.Running]) -> list[running.Running]:
+        lengths = [len(c.prompt) for c in chats]
+        rows = len(batch.chats) + len(chats)
+        assert rows == 1 or rows * max(batch.width, *lengths) <= 400
+        assert len(chats) == 1 or len(chats) * max(lengths) <= 100
+        read.append(lengths)
+        return join(batch, chats)
+
+    monkeypatch.setattr(Batch, "join", watched)
+    made = load(folder, batch_size=8, batch_tokens=400).generate(prompts(25), Sampling(12))
+    assert len(made) == 25 and any(len(lengths) > 1 for lengths in read)
+    # Of one call the longest come first.
+    assert max(read[0]) == max(itertools.chain(*read))
+
+
+def short_of_memory(most: int, method: str) -> Callable[..., list[running.Running]]:
+    plain = getattr(Batch, method)
+
+    def tried(batch: Batch, *chats: Sequence[running.Running]) -> list[running.Running]:
+        if len(batch.chats) + sum(map(len, chats)) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        made: list[running.Running] = plain(batch, *chats)
+        return made
+
+    return tried
+
+
+@pytest.mark.parametrize("method", ["join", "step"])
+def test_too_little_memory_means_fewer_at_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    chats, params = prompts(9), Sampling(max_tokens=20)
+    wanted = [g.text for g in load(folder).generate(chats, params)]
+    monkeypatch.setattr(Batch, method, short_of_memory(2, method))
+    heard: dict[int, str] = dict.fromkeys(range(9), "")
+
+    def listener(n: int) -> Callable[[str], bool]:
+        def tell(piece: str) -> bool:
+            heard[n] += piece
+            return True
+
+        return tell
+
+    made = load(folder).generate_streamed(chats, params, [listener(n) for n in range(9)])
+    assert [g.text for g in made] == wanted == list(heard.values())
+
+
+def test_a_prompt_that_does_not_fit_fails_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Batch, "join", short_of_memory(0, "join"))
+    with record_calls() as calls:
+        made = load(folder).generate(prompts(2), Sampling(max_tokens=5))
+    assert {g.finish for g in made} == {"error"} and "too little memory" in made[0].error
+    assert len(calls) == 2
+
+
+def test_a_chat_too_long_for_the_context_ends_at_once(folder: Path) -> None:
+    model = load(folder)
+    chats = [tiny.ask("red"), tiny.ask("red " * 300), tiny.ask("blue")]
+    answers: list[Generation] = []
+    queue = iter(chats)
+
+    def take(most: int) -> list[Request]:
+        return [
+            Request(c, Sampling(max_tokens=4), None, answers.append)
+            for c in itertools.islice(queue, 1)
+        ]
+
+    model.generate_joining(take)
+    assert len(answers) == 3
+    (failed,) = [g for g in answers if g.finish == "error"]
+    assert "reads at most" in failed.error
+
+
+def test_whoever_stops_listening_ends_alone(folder: Path) -> None:
+    model = load(folder)
+    params = Sampling(max_tokens=30)
+    chats = prompts(4)
+    wanted = [g.text for g in model.generate(chats, params)]
+    heard = [0] * 4
+
+    def listener(n: int) -> Callable[[str], bool]:
+        def tell(piece: str) -> bool:
+            heard[n] += 1
+            return not (n == 2 and heard[n] >= 2)
+
+        return tell
+
+    made = model.generate_streamed(chats, params, [listener(n) for n in range(4)])
+    assert [g.text for g in made if g is not made[2]] == [t for n, t in enumerate(wanted) if n != 2]
+    assert made[2].usage.tokens_out < 30 and wanted[2].startswith(made[2].text)
