@@ -39,7 +39,8 @@ from domainlm.feedback.log import EventLog
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "aldervale" / "domainlm.yaml"
 PARTS = ("page", "token", "throughput", "feedback")
-ASKERS = 16
+ASKERS, EACH = 16, 4
+"""Who ask at once, and how many questions each asks one after the other."""
 POSTS, CLIENTS, KILLS = 1_000, 8, 2
 ALONE, STREAMED = 8, 10
 
@@ -149,8 +150,8 @@ def first_tokens(url: str, questions: list[str]) -> dict[str, Any]:
 
 
 def throughput(url: str, model: str, questions: list[str]) -> dict[str, Any]:
-    """Questions one at a time, then other questions by all askers at once, two each."""
-    alone_asked, together_asked = questions[:ALONE], questions[ALONE : ALONE + 2 * ASKERS]
+    """Questions one at a time, then other questions by all askers at once."""
+    alone_asked, together_asked = questions[:ALONE], questions[ALONE : ALONE + EACH * ASKERS]
     started = time.perf_counter()
     alone = [ask(url, model, q) for q in alone_asked]
     alone_s = time.perf_counter() - started

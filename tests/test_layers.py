@@ -71,6 +71,8 @@ TORCH_ROOMS = {
     "models/embedded.py",
     "models/embedding.py",
     "models/rerank.py",
+    "models/running.py",
+    "models/shared.py",
     "training/attention.py",
     "training/checks.py",
     "training/grpo.py",

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from domainlm.models import running
+from domainlm.models import running, shared
 from domainlm.models.base import JoiningModel, Request, record_calls
 from domainlm.models.cache import ROOM
 from domainlm.models.local import LocalModel
 from domainlm.models.running import Batch
-from domainlm.schema import Chat, Generation, Sampling
+from domainlm.models.shared import Beginnings
+from domainlm.schema import Chat, Generation, Message, Sampling
 from tests.unit import tiny
 
 
@@ -224,3 +225,73 @@ def test_whoever_stops_listening_ends_alone(folder: Path) -> None:
     made = model.generate_streamed(chats, params, [listener(n) for n in range(4)])
     assert [g.text for g in made if g is not made[2]] == [t for n, t in enumerate(wanted) if n != 2]
     assert made[2].usage.tokens_out < 30 and wanted[2].startswith(made[2].text)
+
+
+def read_tokens(model: LocalModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Counts what the model reads, padding included."""
+    counts: list[int] = []
+    forward = model.model.forward
+
+    def counted(*args: object, **named: object) -> object:
+        ids = named["input_ids"]
+        assert isinstance(ids, torch.Tensor)
+        counts.append(ids.numel())
+        return forward(*args, **named)
+
+    monkeypatch.setattr(model.model, "forward", counted)
+    return counts
+
+
+def beginning_alike(count: int) -> list[Chat]:
+    system = Message("system", "what is not in the documents " * 8)
+    return [(system, *tiny.ask(f"{word} pump ?")) for word in tiny.WORDS[:count]]
+
+
+@pytest.mark.parametrize("virtual", [0, 5])
+def test_what_prompts_share_is_read_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, virtual: int
+) -> None:
+    draw = torch.Generator().manual_seed(2)
+    prefix = tuple(
+        (
+            torch.randn(1, 2, virtual, 8, generator=draw),
+            torch.randn(1, 2, virtual, 8, generator=draw),
+        )
+        for _ in range(2 if virtual else 0)
+    )
+
+    def answers(least: int) -> tuple[list[str], int]:
+        monkeypatch.setattr(shared, "_LEAST", least)
+        model = load(folder)
+        monkeypatch.setattr(model, "_beginnings", Beginnings(model.model, prefix))
+        counts = read_tokens(model, monkeypatch)
+        params = Sampling(max_tokens=12)
+        together = model.generate(beginning_alike(9), params)
+        # One by one, and another beginning between them.
+        for chat in [*beginning_alike(3), *prompts(2), *beginning_alike(2)]:
+            together += model.generate([chat], params)
+        return [g.text for g in together], sum(counts)
+
+    wanted, all_read = answers(10**9)
+    found, read = answers(48)
+    assert found == wanted and len(set(found)) > 3
+    assert read < 0.5 * all_read
+    assert answers(1)[0] == wanted
+
+
+def test_few_beginnings_are_kept(folder: Path) -> None:
+    model = load(folder)
+    for n in range(12):
+        same = tuple(Message("user", " ".join([word] * 40)) for word in tiny.WORDS[n : n + 2])
+        model.generate([(*same, *tiny.ask(w)) for w in ("red", "blue", "one")], Sampling(2))
+    known = model._beginnings._known
+    assert () in known and 1 < len(known) <= 5
+
+
+def test_equal_prompts_and_one_token_are_answered(folder: Path) -> None:
+    model = load(folder)
+    params = Sampling(max_tokens=8)
+    (alone,) = load(folder).generate(beginning_alike(1), params)
+    made = model.generate(beginning_alike(1) * 3, params)
+    assert {g.text for g in made} == {alone.text}
+    assert Beginnings(model.model, ()).of([[5], [5]])[0] == 0

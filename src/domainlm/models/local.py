@@ -37,6 +37,7 @@ from domainlm.models.embedded import MODEL_NAME, ensure_checkpoint, first_line, 
 from domainlm.models.packed import pack
 from domainlm.models.pieces import Piecewise, stop_at
 from domainlm.models.running import Batch, Running, decode
+from domainlm.models.shared import Beginnings
 from domainlm.schema import Chat, Generation, Sampling, Usage
 
 
@@ -117,6 +118,7 @@ class LocalModel:
         self._prefix: Prefix = tuple(
             (k.to(self.device, self.dtype), v.to(self.device, self.dtype)) for k, v in prefix
         )
+        self._beginnings = Beginnings(self.model, self._prefix)
         self._virtual = prefix[0][0].shape[2] if prefix else 0
         longest = int(model.config.get_text_config().max_position_embeddings)
         self.context = longest - self._virtual
@@ -287,7 +289,7 @@ class LocalModel:
         pad = self.tokenizer.pad_token_id or 0
 
         def empty() -> Batch:
-            return Batch(self.model, self._prefix, pad=pad)
+            return Batch(self.model, self._beginnings, pad=pad)
 
         with self.lock, torch.inference_mode():
             decode(empty, take, size=self.batch_size, tokens=self.batch_tokens)

@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 
-from domainlm.models.adapted import Prefix, prefixed_cache
+from domainlm.models.adapted import prefixed_cache
 from domainlm.models.cache import ROOM, GrowingLayer, fresh_cache
 from domainlm.models.decoding import Written, choose, log_probabilities
+from domainlm.models.shared import Beginnings
 
 _DROP_AT = 0.75
 """Ended chats are dropped when less than this part of the batch is still decoding: each drop
@@ -54,15 +55,15 @@ class Running:
 class Batch:
     """Chats that decode together. Shapes: b rows, s columns kept, v vocabulary."""
 
-    def __init__(self, model: Any, prefix: Prefix, *, pad: int) -> None:
+    def __init__(self, model: Any, beginnings: Beginnings, *, pad: int) -> None:
         """An empty batch.
 
         Args:
             model: a causal transformers model.
-            prefix: trained keys and values before every prompt.
+            beginnings: what need not be read of a prompt, and what stands for it.
             pad: token that fills short prompts.
         """
-        self._model, self._prefix, self._pad = model, prefix, pad
+        self._model, self._beginnings, self._pad = model, beginnings, pad
         self._rows: list[Running | None] = []
         self._cache = fresh_cache(model.config)
         self._ids = torch.zeros(0, 1, dtype=torch.long, device=model.device)  # (b, 1)
@@ -84,17 +85,16 @@ class Batch:
         """Read the prompts of new chats and choose their first tokens; returns who has ended."""
         started = time.perf_counter()
         device = self._model.device
-        virtual = self._prefix[0][0].shape[2] if self._prefix else 0
-        width = max(len(chat.prompt) for chat in chats)
-        ids = [[self._pad] * (width - len(chat.prompt)) + chat.prompt for chat in chats]
-        kept = [
-            [1] * virtual + [0] * (width - len(chat.prompt)) + [1] * len(chat.prompt)
-            for chat in chats
-        ]
-        mask = torch.tensor(kept, device=device)  # (m, virtual + width)
+        known, prefix = self._beginnings.of([chat.prompt for chat in chats])
+        before = prefix[0][0].shape[2] if prefix else 0
+        rest = [chat.prompt[known:] for chat in chats]
+        width = max(map(len, rest))
+        ids = [[self._pad] * (width - len(tokens)) + tokens for tokens in rest]
+        kept = [[1] * before + [0] * (width - len(tokens)) + [1] * len(tokens) for tokens in rest]
+        mask = torch.tensor(kept, device=device)  # (m, before + width)
         # Left padding must not shift the rotary positions of short prompts.
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, virtual:]  # (m, width)
-        cache = prefixed_cache(self._model.config, self._prefix, len(chats))
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, before:]  # (m, width)
+        cache = prefixed_cache(self._model.config, prefix, len(chats))
         logits = self._forward(torch.tensor(ids, device=device), mask, positions, cache)
         if not self.chats:
             self._rows = list(chats)
