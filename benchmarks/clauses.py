@@ -49,7 +49,7 @@ _WHO_DAY_WHAT = re.compile(
 )
 _SUFFIX = re.compile(r"(?<=[A-Z]{4})(CORP|INC|LTD|LLC|COMPANY|CO|LP)\.?$")
 RETRIEVERS: dict[str, StageSpec] = {
-    "hybrid": StageSpec("hybrid"),
+    "hybrid": StageSpec("hybrid", {"weight": 0.5}),
     "full text": StageSpec("bm25"),
     "dense": StageSpec("dense"),
     "hybrid .3": StageSpec("hybrid", {"weight": 0.3}),

@@ -40,7 +40,7 @@ from domainlm.schema import Passage, Question, RagSpec, Sampling, StageSpec
 from kept import kept
 from retrieval import examples, ndcg
 
-HYBRID = (StageSpec("hybrid"),)
+HYBRID = (StageSpec("hybrid", {"weight": 0.5}),)
 SHOWN = 4_000
 """Characters that a reader would be shown, so that large chunks have no head start."""
 ROUNDS = 4

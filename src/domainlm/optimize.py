@@ -44,7 +44,7 @@ RETRIEVERS: tuple[tuple[str, tuple[StageSpec, ...]], ...] = (
     ("dense", (StageSpec("dense"),)),
     ("hybrid rrf", (StageSpec("hybrid", {"method": "rrf"}),)),
     ("hybrid .3", (StageSpec("hybrid", {"weight": 0.3}),)),
-    ("hybrid .7", (StageSpec("hybrid", {"weight": 0.7}),)),
+    ("hybrid .5", (StageSpec("hybrid", {"weight": 0.5}),)),
     ("rocchio", (StageSpec("rocchio", {"weight": 0.5}),)),
     ("rocchio .7", (StageSpec("rocchio", {"weight": 0.7}),)),
     ("graph", (StageSpec("graph"),)),

@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from domainlm.artifacts import digest, dump_json, load_json, write_atomic, writing
 from domainlm.errors import DataError
-from domainlm.fusion import Scored, convex, rrf
+from domainlm.fusion import DENSE_SHARE, Scored, convex, rrf
 from domainlm.models.base import Array, Embedder
 from domainlm.schema import Chunk, Document, Passage
 from domainlm.stores import Hit, VectorStore, open_store
@@ -134,7 +134,7 @@ class Index:
         k: int,
         *,
         method: Literal["rrf", "convex"] = "convex",
-        weight: float = 0.5,
+        weight: float = DENSE_SHARE,
         rrf_k: int = 60,
         depth: int = 50,
         scope: Sequence[str] = (),

@@ -23,7 +23,7 @@ arms: [base, rag, tuned, tuned+rag, raft]
 # api_base: http://localhost:8000/v1       # for openai:<model>; its key is read from OPENAI_API_KEY
 # allow_download: true                     # fetch models from the hub
 # chunking: {{use: recursive, tokens: 160}}          # or sentence_window, parent_child
-# rag: {{retrieve: [{{use: hybrid, weight: 0.5}}], passages: 3}}   # default: the best on dev
+# rag: {{retrieve: [{{use: hybrid, weight: 0.7}}], passages: 3}}   # default: the best on dev
 # training: {{method: lora, rank: 16}}               # or dora, rslora, prefix, full, qlora (GPU)
 # evaluation: {{margin: 0.05, minimum_quality: 0.0}}
 # acceptance:                            # what an arm must keep before its money counts

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from domainlm.errors import ModelError
-from domainlm.fusion import in_turn, rrf
+from domainlm.fusion import DENSE_SHARE, in_turn, rrf
 from domainlm.graph.entities import mentions
 from domainlm.rag.prompts import quoted
 from domainlm.rag.stages import Resources, Retriever
@@ -22,7 +22,7 @@ def hops(
     rounds: int = 1,
     names: int = 3,
     read: int = 3,
-    weight: float = 0.5,
+    weight: float = DENSE_SHARE,
 ) -> Retriever:
     """Iterative retrieval without a model (the loop of IRCoT, 2212.10509, with entities for
     thoughts): each of the `names` entities that the `read` best passages mention, and the question
@@ -56,7 +56,7 @@ def iterate(
     rounds: int = 2,
     read: int = 3,
     max_chars: int = 500,
-    weight: float = 0.5,
+    weight: float = DENSE_SHARE,
 ) -> Retriever:
     """Let the model read the best passages and name what to search for next, until it has enough
     (IRCoT, Trivedi et al., 2212.10509). If it fails, what was found so far stands.

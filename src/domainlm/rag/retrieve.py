@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from domainlm.fusion import DENSE_SHARE
 from domainlm.rag.stages import Resources, Retriever
 from domainlm.schema import Passage
 
@@ -33,7 +34,7 @@ def hybrid(
     resources: Resources,
     *,
     method: Literal["rrf", "convex"] = "convex",
-    weight: float = 0.5,
+    weight: float = DENSE_SHARE,
     rrf_k: int = 60,
     depth: int = 50,
 ) -> Retriever:
