@@ -171,14 +171,16 @@ class Batch:
                 chat.first = now
             if not chat.heard(chat.written.add(token, logp)):
                 self._rows[slot] = None
+                # The row goes on until it is dropped; models with learned positions have an end.
+                self._positions[slot] = 0
                 ended.append(chat)
         return ended
 
     def _drop(self) -> None:
         """Let go of the rows of ended chats where they are many, and of columns nobody looks at."""
-        alive = [n for n, row in enumerate(self._rows) if row is not None]
         if not self.flexible:
             return
+        alive = [n for n, row in enumerate(self._rows) if row is not None]
         lead = int(self._mask[alive].any(0).int().argmax())
         few = len(alive) < _DROP_AT * len(self._rows)
         if not few and lead < ROOM:
