@@ -287,8 +287,9 @@ class Bench:
             return closed_book(name, models[0], self.sampling)
 
         self._complete(arm, asked, log, done)
-        models.clear()
-        release()
+        if models:
+            models.clear()
+            release()
         return [done[q.id] for q in asked]
 
     @property
@@ -379,6 +380,7 @@ class Bench:
             if self._index.folder:
                 places.append(self._index.folder)
         rows_s = sum(self._folder.seconds(f"rows-{a.name}") for a in trained)
+        rows_s += self._folder.seconds(f"fetch-{arm}")
         return Setup(
             index_s=indexing,
             training_s=rows_s + sum(a.seconds for a in trained),

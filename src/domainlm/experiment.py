@@ -118,7 +118,7 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
         # with must do likewise.
         plain = score_answers(said, bench.asked)
         checks = controls.stage(
-            config, folder, bench, ground.by_id, ground.questions.train, answers, plain, answer_key
+            config, folder, bench, ground.by_id, ground.questions.train, said, plain, answer_key
         )
         seeds = repeats.stage(
             config, folder, bench, written, adapters, plain, training_key, answer_key

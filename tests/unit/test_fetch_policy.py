@@ -195,7 +195,7 @@ def test_a_policy_of_other_signs_is_refused(retrieval: Retrieval) -> None:
 # --- in a run --------------------------------------------------------------------------------
 
 
-def domain(folder: Path) -> Config:
+def domain(folder: Path, *arms: str) -> Config:
     """Pumps, which only passages tell of, and jokes, which passages spoil."""
     rng, rows = random.Random(0), []
     (folder / "documents").mkdir()
@@ -213,7 +213,7 @@ def domain(folder: Path) -> Config:
         "questions": "questions.jsonl",
         "model": "fake",
         "embedder": "fake",
-        "arms": ["base", "rag"],
+        "arms": arms,
         "output": "runs",
         "decoding": {"fetch_price": 1},
         "rag": {"retrieve": [{"use": "bm25"}]},
@@ -230,12 +230,15 @@ def says(chat: Chat) -> str:
     return told[1] if told else ABSTENTION
 
 
+# Without `base`, the closed-book answers of its weights are asked for.
+@pytest.mark.parametrize("arms", [("base", "rag"), ("rag",)])
 def test_a_run_learns_applies_and_remembers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arms: tuple[str, ...]
 ) -> None:
     model = FakeModel(says)
     monkeypatch.setattr(bench, "load_model", lambda *_: model)
-    config = domain(tmp_path)
+    monkeypatch.setattr(bench, "release", lambda: None)
+    config = domain(tmp_path, *arms)
     result = experiment.run(config)
     (policy,) = result.fetching
     assert policy.kept and policy.quality.learned > 0.9

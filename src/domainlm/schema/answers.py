@@ -141,9 +141,9 @@ class FetchPolicy:
     weight is the bias); from 0 on passages are shown. All figures are of dev documents that the
     weights did not see.
 
-    `price` is in points of quality per 1,000 prompt tokens, `over_always` and `over_never` are
-    gains of the reward (quality in [0, 1], less the price of the prompt), and only a policy with
-    both above zero is `kept`: without one passages are always shown.
+    `price` is in points of quality per 1,000 prompt tokens. `over_always` and `over_never` are
+    gains of the reward (quality in [0, 1] less the price of the prompt) with one-sided 95 % bounds;
+    only a policy with both lower bounds above zero is `kept`, else passages are always shown.
     """
 
     arm: str
