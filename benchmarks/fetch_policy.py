@@ -2,12 +2,12 @@
 
     python benchmarks/fetch_policy.py --json OUT [--data DIR] [--adapter FOLDER] [--work DIR]
 
-The held-out questions of the shipped example (or of another DIR with `documents/` and
-`questions.jsonl`) and the shipped general items (sums, common sense, instructions, formats, what
-nobody can know) are all answered twice by the same weights: with the passages of a dense search,
-and closed book. Half of the documents and items teach the policy, the other half tests it. FOLDER
-is an adapter of a finished run of the same data and split; without one, the base model answers.
-About six minutes on a core; interrupted, the same command goes on.
+Held-out questions of the shipped example (or of another DIR with a `domainlm.yaml`) and the shipped
+general items (sums, common sense, instructions, formats, what nobody can know) are all answered
+twice by the same weights: with the passages of a dense search, and closed book. Half of the
+documents and items teach the policy, the other half tests it. FOLDER is an adapter of a finished
+run of the same data (`runs/NAME/adapters/raft-…/adapter`), whose split this is; without one, the
+base model answers. About ten minutes on a core; interrupted, the same command goes on.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ import numpy as np
 
 from domainlm import stats
 from domainlm.artifacts import Log, RunDir, digest
-from domainlm.config import make_config
+from domainlm.bench import sample
+from domainlm.config import load_config
 from domainlm.contenders import open_index, stage_resources
 from domainlm.display.progress import Bars
 from domainlm.evaluation import general
@@ -47,16 +48,14 @@ def prepared(
     args: argparse.Namespace, folder: RunDir, bars: Bars
 ) -> tuple[list[Question], Resources]:
     """The questions of both kinds, and what a search needs."""
-    config = make_config(
-        {"documents": str(args.data / "documents"), "questions": str(args.data / "questions.jsonl")}
-    )
+    config = load_config(args.data / "domainlm.yaml")
     key = corpus_key(config)
     documents, _ = read_corpus(config, folder, key, bars)
     questions, _ = split_corpus(config, folder, key, documents)
     embedder = load_embedder("embedded")
     index, _ = open_index(folder, key, config, documents, embedder, bars)
     resources = stage_resources(config, index, {d.id: d for d in documents}, questions, embedder)
-    held_out = [*questions.dev, *questions.test]
+    held_out = sample([*questions.dev, *questions.test], args.questions)
     return [*held_out, *(Question(i, ITEMS[i].prompt) for i in ITEMS)], resources
 
 
@@ -157,6 +156,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--adapter", type=Path)
     parser.add_argument("--work", type=Path, default=Path("runs/fetch-policy"))
+    parser.add_argument("--questions", type=int, default=100, help="about the domain")
     parser.add_argument("--prices", type=float, nargs="+", default=[0, 1, 5, 20])
     args = parser.parse_args()
     with Bars() as bars, RunDir(args.work, bars.stage) as folder:
@@ -167,7 +167,7 @@ def main() -> None:
         key = digest([q.id for q in asked], str(args.adapter))
         pair = []
         for name in ("base", "rag"):
-            arm = arm_of(name, model, Sampling(), retrieval)
+            arm = arm_of(name, model, Sampling(max_tokens=64), retrieval)
             log = Log(folder.path / f"{name}-{key}.jsonl", Answer)
             pair.append(answered(arm.answer, asked, log, name))
         x = np.array(

@@ -81,7 +81,7 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
             config.api_base,
             adapters,
             # What is shown and what is withheld is decided afterwards.
-            config.decoding.model_copy(update={"keep": None, "fetch_price": None}),
+            config.decoding.model_dump(mode="json", exclude={"fetch_price"}) | {"keep": None},
         )
         said, memory = bench.answer(answer_key)
         shown, policies = fetching.stage(config, folder, bench, said, answer_key)

@@ -37,7 +37,9 @@ Retrieved = tuple[float, list[Call], tuple[TraceStep, ...]]
 Answerer = Callable[[Sequence[Question]], list[Answer]]
 Gate = Callable[[Question, Sequence[Passage]], bool]
 """Whether the model is shown what was found for a question."""
-F = TypeVar("F")
+Finder = Callable[[Question], list[Passage] | None]
+"""What the prompt for a question shows; None leaves passages out."""
+Found = TypeVar("Found", bound=list[Passage] | None)
 
 
 @dataclass(frozen=True)
@@ -181,20 +183,16 @@ def with_retrieval(
     gate: Gate | None = None,
 ) -> Arm:
     """An arm that answers from retrieved passages, or closed book where `gate` turns them away."""
+    find: Finder = gated(retrieval, gate) if gate else retrieval
 
     def answer(questions: Sequence[Question]) -> list[Answer]:
-        if gate is None:
-            found, timed = retrieve_all(retrieval, questions)
-            return generate(name, model, sampling, questions, found, timed)
-        shown, timed = retrieve_all(gated(retrieval, gate), questions)
+        shown, timed = retrieve_all(find, questions)
         return generate(name, model, sampling, questions, shown, timed)
 
     return Arm(name, answer, retrieves=True)
 
 
-def gated(
-    retrieve: Callable[[Question], list[Passage]], gate: Gate
-) -> Callable[[Question], list[Passage] | None]:
+def gated(retrieve: Callable[[Question], list[Passage]], gate: Gate) -> Finder:
     """Retrieval that ends with the gate, a step of the trace: None where it turns passages away."""
 
     def find(question: Question) -> list[Passage] | None:
@@ -212,8 +210,8 @@ def gated(
 
 
 def retrieve_all(
-    retrieval: Callable[[Question], F], questions: Sequence[Question]
-) -> tuple[list[F], list[Retrieved]]:
+    retrieval: Callable[[Question], Found], questions: Sequence[Question]
+) -> tuple[list[Found], list[Retrieved]]:
     """Each question's passages, and what finding them took."""
     found, timed = [], []
     for question in questions:
