@@ -259,12 +259,17 @@ def test_a_run_learns_applies_and_remembers(
         assert [s.stage for s in again.trace] == [s.stage for s in some.trace]
     before = len(model.chats)
     assert experiment.run(config).fetching == result.fetching and len(model.chats) == before
-    # Another price learns anew from the same answers; none shows all passages again.
-    dear = config.model_copy(
-        update={"decoding": config.decoding.model_copy(update={"fetch_price": 2.0})}
+    # Another price learns anew from the same answers; without one all passages are shown again.
+    dear, off = (
+        config.model_copy(update={"decoding": config.decoding.model_copy(update=given)})
+        for given in ({"fetch_price": 2.0}, {"fetch_price": None})
     )
-    assert experiment.run(dear).fetching[0].price == 2 and len(model.chats) == before
-    assert fetching.learned(dear, result) == {} and set(fetching.learned(config, result)) == {"rag"}
+    assert experiment.run(dear).fetching[0].price == 2
+    plain = experiment.run(off)
+    assert not plain.fetching and len(model.chats) == before
+    assert all(a.trace[-1].stage == "bm25" for a in plain.answers if a.arm == "rag")
+    assert fetching.learned(dear, result) == fetching.learned(off, result) == {}
+    assert fetching.learned(config, result) == {"rag": policy}
 
 
 def test_too_few_documents_are_said(tmp_path: Path) -> None:
