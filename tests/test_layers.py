@@ -37,6 +37,7 @@ FLOORS = {
     "bench": 6.6,
     "controls": 6.65,
     "doubts": 6.65,
+    "fetching": 6.65,
     "repeats": 6.65,
     "timing": 6.65,
     "power": 6.7,

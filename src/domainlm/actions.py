@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 
-from domainlm import contenders, history, optimize, pricing
+from domainlm import contenders, fetching, history, optimize, pricing
 from domainlm.artifacts import Progress, RunDir, Silent, dump_json, write_atomic
 from domainlm.config import Config
 from domainlm.diagnose import of_arm, without
@@ -122,6 +122,7 @@ def replay(
     spec = without(result.rag, stage)
     with RunDir(config.folder, progress.stage) as folder:
         bench, _, _ = tune(config, folder, prepare(config, folder, progress), progress)
+        bench.fetching = fetching.learned(config, result)
         return question, before, bench.ask(arm, question, spec)
 
 

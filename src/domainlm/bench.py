@@ -14,7 +14,7 @@ from domainlm.contenders import base_checkpoint, load_model, stage_resources
 from domainlm.memory import PeakMemory, release
 from domainlm.models.base import ChatModel, Embedder
 from domainlm.rag.arms import CLOSED_BOOK, arm_of
-from domainlm.rag.pipeline import Answerer, Arm, Retrieval
+from domainlm.rag.pipeline import Answerer, Arm, Retrieval, closed_book
 from domainlm.rag.preparing import bill_of
 from domainlm.registry import registry_of
 from domainlm.retrieval import Index
@@ -22,6 +22,7 @@ from domainlm.schema import (
     Adapter,
     Answer,
     Document,
+    FetchPolicy,
     Lessons,
     Question,
     QuestionSet,
@@ -31,6 +32,7 @@ from domainlm.schema import (
     Setup,
     TrainingRow,
 )
+from domainlm.training import fetch
 from domainlm.training.data import Synthesis, closed_book_rows, raft_rows, replay_rows
 from domainlm.training.refine import refine_rows
 from domainlm.training.rewards import reward_rows
@@ -59,7 +61,9 @@ class Bench:
         self._spec = spec
         self._adapters: dict[str, Adapter] = {}
         self.row_counts: dict[str, int] = {}
-        self._resources = stage_resources(
+        self.fetching: dict[str, FetchPolicy] = {}
+        """What arms learned about showing passages; where timed or asked one by one, they do so."""
+        self.resources = stage_resources(
             config, index, documents, questions, embedder, progress=progress
         )
         limits = config.evaluation
@@ -199,7 +203,7 @@ class Bench:
 
     def _retrieval(self) -> Retrieval:
         """The deployed pipeline, each question without what was learned from it."""
-        resources = dataclasses.replace(self._resources, leave_one_out=True, cache={})
+        resources = dataclasses.replace(self.resources, leave_one_out=True, cache={})
         return Retrieval(self._spec, resources)
 
     def answer(self, key: str) -> tuple[list[Answer], dict[str, int]]:
@@ -272,6 +276,22 @@ class Bench:
         self._complete(lambda: arm, asked, log, done)
         return [done[q.id] for q in asked]
 
+    def unaided(self, name: ArmName, asked: Sequence[Question], key: str) -> list[Answer]:
+        """Closed-book answers by the weights of an arm, kept batch by batch under `key`."""
+        log, done = self._answered(f"{name}-unaided-{key}")
+        models: list[ChatModel] = []
+
+        def arm() -> Arm:
+            if not models:
+                models.append(self.reader(name))
+            return closed_book(name, models[0], self.sampling)
+
+        self._complete(arm, asked, log, done)
+        if models:
+            models.clear()
+            release()
+        return [done[q.id] for q in asked]
+
     @property
     def sampling(self) -> Sampling:
         """How every arm decodes."""
@@ -311,18 +331,26 @@ class Bench:
     def _adapter_path(self, name: str) -> Path | None:
         return self._folder.path / self._adapters[name].path if name else None
 
-    def _arm(self, name: ArmName, model: ChatModel, *, timed: bool = False) -> Arm:
+    def _arm(
+        self,
+        name: ArmName,
+        model: ChatModel,
+        *,
+        timed: bool = False,
+        policy: FetchPolicy | None = None,
+    ) -> Arm:
         decoding = self._config.decoding
         sampling = Sampling(decoding.max_tokens, decoding.temperature, decoding.seed, stream=timed)
         retrieval = None
         if name not in CLOSED_BOOK:
-            retrieval = Retrieval(self._spec, self._resources)
+            retrieval = Retrieval(self._spec, self.resources)
             retrieval.prepare([] if timed else self.asked)
-        return arm_of(name, model, sampling, retrieval)
+        gate = fetch.gate(policy, self.resources) if policy else None
+        return arm_of(name, model, sampling, retrieval, gate)
 
     def timed(self, name: ArmName, model: ChatModel) -> Answerer:
         """An arm whose answers are to be timed, warmed up with one question."""
-        arm = self._arm(name, model, timed=True)
+        arm = self._arm(name, model, timed=True, policy=self.fetching.get(name))
 
         def answer(questions: Sequence[Question]) -> list[Answer]:
             # A user's question has not been embedded before.
@@ -337,7 +365,8 @@ class Bench:
         self._spec = spec or self._spec
         adapter = ADAPTER_OF.get(name, "")  # type: ignore[call-overload]
         model = load_model(self._config, self._adapter_path(adapter))
-        return self._arm(name, model).answer([question])[0]  # type: ignore[arg-type]
+        arm = self._arm(name, model, policy=self.fetching.get(name))  # type: ignore[arg-type]
+        return arm.answer([question])[0]
 
     def setup(self, arm: str, adapters: Sequence[Adapter]) -> Setup:
         """What an arm took: machine time of index, question writing and training, and storage."""
@@ -347,10 +376,11 @@ class Bench:
         indexing = 0.0
         if retrieves:
             indexing = self._index.delta.seconds + self._folder.seconds("retriever")
-            indexing += bill_of(self._spec.retrieve, self._resources).seconds
+            indexing += bill_of(self._spec.retrieve, self.resources).seconds
             if self._index.folder:
                 places.append(self._index.folder)
         rows_s = sum(self._folder.seconds(f"rows-{a.name}") for a in trained)
+        rows_s += self._folder.seconds(f"fetch-{arm}")
         return Setup(
             index_s=indexing,
             training_s=rows_s + sum(a.seconds for a in trained),

@@ -141,9 +141,9 @@ class _Track:
         lists = [self._passages(s.chunks) for s in answer.trace if s.phase == "retrieve"]
         found = lists[0] if len(lists) == 1 else fuse(lists)
         candidates = found[: max(spec.depth, spec.passages)]
-        if not spec.post or not answer.trace:
-            # What was ranked is what was shown. Ids do not tell that overlapping windows were
-            # joined, and answers of earlier versions have no trace.
+        if not answer.trace or (answer.passages and not spec.post):
+            # What was ranked is what was shown, if it was. Ids do not tell that overlapping windows
+            # were joined, and answers of earlier versions have no trace.
             return candidates, list(answer.passages)
         reranked = [s.chunks for s in answer.trace if s.phase == "rerank"]
         return candidates, (self._passages(reranked[-1]) if reranked else found)[: spec.passages]

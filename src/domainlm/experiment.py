@@ -19,6 +19,7 @@ from domainlm import (
     controls,
     diagnose,
     doubts,
+    fetching,
     history,
     pricing,
     provenance,
@@ -79,14 +80,16 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
             config.model,
             config.api_base,
             adapters,
-            # What is withheld is decided afterwards.
-            config.decoding.model_copy(update={"keep": None}),
+            # What is shown and what is withheld is decided afterwards.
+            config.decoding.model_dump(mode="json", exclude={"fetch_price"}) | {"keep": None},
         )
         said, memory = bench.answer(answer_key)
+        shown, policies = fetching.stage(config, folder, bench, said, answer_key)
         answers, withholding = doubts.stage(
-            config, folder, said, ground.questions, ground.scorer, answer_key
+            config, folder, shown, ground.questions, ground.scorer, answer_key
         )
-        waits = timing.measure(bench, config, folder, answer_key, progress)
+        wait_key = digest(answer_key, bench.fetching) if bench.fetching else answer_key
+        waits = timing.measure(bench, config, folder, wait_key, progress)
 
         score_key = digest(
             [(a.arm, a.question_id, a.text, a.failed, a.passages) for a in answers],
@@ -111,10 +114,11 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
             ),
         )
         touches = provenance.touch_test(config.output, ground.questions.test, score_key)
-        # Diagnostic arms and other seeds withhold nothing, so nor may what they are compared with.
+        # Diagnostic arms and other seeds show all and withhold nothing, so what they are compared
+        # with must do likewise.
         plain = score_answers(said, bench.asked)
         checks = controls.stage(
-            config, folder, bench, ground.by_id, ground.questions.train, answers, plain, answer_key
+            config, folder, bench, ground.by_id, ground.questions.train, said, plain, answer_key
         )
         seeds = repeats.stage(
             config, folder, bench, written, adapters, plain, training_key, answer_key
@@ -143,6 +147,7 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
             [
                 *(warning for a in adapters for warning in a.warnings),
                 *doubts.warnings(config, withholding),
+                *fetching.sentences(config, policies),
             ],
             waits,
             checks,
@@ -178,6 +183,7 @@ def run(config: Config, progress: Progress | None = None) -> RunResult:
             seeds=seeds,
             latency=waits,
             doubts=withholding,
+            fetching=policies,
         )
         write_atomic(config.folder / RESULT, dump_json(RunResult, result))
         paid = {(a.arm, a.question_id): c for a, c in zip(answers, spent, strict=True)}
@@ -289,9 +295,12 @@ def ask_one(config: Config, text: str, arm: str, progress: Progress | None = Non
     progress = progress or Silent()
     if not text.strip():
         raise DataError("the question is empty; ask something, e.g. domainlm ask FILE 'Who …?'")
+    decoding = config.decoding
+    needed = not arm or decoding.keep is not None or decoding.fetch_price is not None
+    ran = needed and (config.folder / RESULT).exists()
+    finished = load_result(config.folder) if ran else None
     if not arm:
-        finished = (config.folder / RESULT).exists()
-        shipped = load_result(config.folder).verdict.ship if finished else "rag"
+        shipped = finished.verdict.ship if finished else "rag"
         usual = "rag" if "rag" in config.arms else config.arms[0]
         arm = shipped if shipped in config.arms else usual
     if arm not in config.arms:
@@ -301,15 +310,19 @@ def ask_one(config: Config, text: str, arm: str, progress: Progress | None = Non
         ground = prepare(config, folder, progress)
         bench, written, _ = tune(config, folder, ground, progress)
         registry = registry_of(config)
+        if finished:
+            bench.fetching = fetching.learned(config, finished)
         # What the gate promoted since the run answers in its place.
         if registry.champion() is not None:
             champion = registry.model("champion")
             if ADAPTER_OF.get(arm) == ADAPTER_OF.get(champion.arm):  # type: ignore[call-overload]
                 bench.serve(ADAPTER_OF[arm], registry.verify(champion.id), champion.base_model)
+                # What is worth showing was learned for other weights.
+                bench.fetching = {}
         question = Question("ask", text)
         answer = bench.ask(arm, question)
-        if config.decoding.keep is not None and (config.folder / RESULT).exists():
-            learned = doubts.learned(config, load_result(config.folder))
+        if decoding.keep is not None and finished:
+            learned = doubts.learned(config, finished)
             answer = doubts.apply(
                 folder, [answer], [question], learned, ground.questions, ground.scorer
             )[0]

@@ -106,6 +106,16 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _only_whole_prompts_are_gated(self) -> Config:
+        if self.decoding.fetch_price is not None and self.rag.reader != "together":
+            raise ValueError(
+                f"decoding.fetch_price is {self.decoding.fetch_price:g}, but rag.reader "
+                f"{self.rag.reader!r} has no one prompt to leave passages out of; use "
+                "rag.reader: together, or leave fetch_price null"
+            )
+        return self
+
     @property
     def folder(self) -> Path:
         """Where this run lives: `output/name`."""

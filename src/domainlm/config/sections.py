@@ -110,12 +110,15 @@ class EvaluationConfig(Section):
 class DecodingConfig(Section):
     """Identical for all arms: greedy unless told otherwise. With `keep`, answers that are probably
     to questions without an answer are withheld, as long as that share of the others stays answered.
+    With `fetch_price`, arms learn to show passages only where they are worth their tokens.
     """
 
     max_tokens: int = Field(96, ge=1, le=4096)
     temperature: float = Field(0.0, ge=0, le=2)
     seed: int = 0
     keep: float | None = Field(None, gt=0, le=1)
+    # Points of quality that 1,000 prompt tokens must bring.
+    fetch_price: float | None = Field(None, ge=0, le=100)
 
 
 class ServeConfig(Section):

@@ -70,6 +70,7 @@ class Bars:
             "rows": f"Building training rows for {what}",
             "adapter": f"Training {what}",
             "answers": f"Answering with {what}",
+            "fetch": f"Learning when {what} needs passages",
             "latency": "Timing single questions",
             "load": f"Timing {what} at the load",
         }

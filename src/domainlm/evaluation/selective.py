@@ -110,7 +110,7 @@ def learn(
     x = signs(given, asked, known, embedder)
     y = np.where(answerable, 1.0, -1.0)
     clusters = clusters_of(asked)
-    folds = _folds([clusters[q.id] for q in asked])
+    folds = folds_of([clusters[q.id] for q in asked])
     if len(folds) < 2:
         return None
     held_out = np.empty(len(given))
@@ -222,7 +222,7 @@ def _score(x: Array, weights: Array, centre: Array, scale: Array) -> Array:
     return np.asarray((x - centre) / scale @ weights[:-1] + weights[-1])
 
 
-def _folds(clusters: Sequence[str]) -> list[NDArray[np.bool_]]:
+def folds_of(clusters: Sequence[str]) -> list[NDArray[np.bool_]]:
     """Masks that deal whole documents into folds, drawn by hash."""
     of = {c: int(hashlib.sha256(c.encode()).hexdigest(), 16) for c in set(clusters)}
     place = {c: n % _FOLDS for n, c in enumerate(sorted(of, key=of.__getitem__))}

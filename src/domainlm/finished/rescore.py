@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from domainlm import doubts, pricing, provenance
+from domainlm import doubts, fetching, pricing, provenance
 from domainlm.artifacts import digest
 from domainlm.config import Config
 from domainlm.config.sections import DecodingConfig
@@ -119,6 +119,7 @@ def rescore(config: Config, result: RunResult, now: dt.datetime, *, count: bool 
         [
             *(warning for adapter in result.adapters for warning in adapter.warnings),
             *doubts.warnings(ran, result.doubts),
+            *fetching.sentences(ran, result.fetching),
         ],
         result.latency,
         () if moved else result.controls,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from domainlm.models.base import ChatModel
 from domainlm.rag.communities import by_community
-from domainlm.rag.pipeline import Arm, Retrieval, closed_book, with_retrieval
+from domainlm.rag.pipeline import Arm, Gate, Retrieval, closed_book, with_retrieval
 from domainlm.rag.reading import with_documents
 from domainlm.rag.replug import with_ensemble
 from domainlm.schema import Sampling
@@ -13,9 +13,15 @@ CLOSED_BOOK = ("base", "tuned")
 """Arms that answer without passages."""
 
 
-def arm_of(name: str, model: ChatModel, sampling: Sampling, retrieval: Retrieval | None) -> Arm:
+def arm_of(
+    name: str,
+    model: ChatModel,
+    sampling: Sampling,
+    retrieval: Retrieval | None,
+    gate: Gate | None = None,
+) -> Arm:
     """The arm `name` on `model`, with the reader that the pipeline names; a closed-book arm needs
-    no retrieval.
+    no retrieval. A `gate` goes with the reader of all passages together alone.
     """
     if name in CLOSED_BOOK:
         return closed_book(name, model, sampling)
@@ -29,4 +35,4 @@ def arm_of(name: str, model: ChatModel, sampling: Sampling, retrieval: Retrieval
         return with_documents(
             name, model, sampling, retrieval, resources.documents, by_community(resources)
         )
-    return with_retrieval(name, model, sampling, retrieval)
+    return with_retrieval(name, model, sampling, retrieval, gate)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 from domainlm.errors import ModelError
 from domainlm.fusion import rrf
@@ -34,6 +35,11 @@ from domainlm.schema import (
 Retrieved = tuple[float, list[Call], tuple[TraceStep, ...]]
 """Seconds, model calls and trace of a retrieval."""
 Answerer = Callable[[Sequence[Question]], list[Answer]]
+Gate = Callable[[Question, Sequence[Passage]], bool]
+"""Whether the model is shown what was found for a question."""
+Finder = Callable[[Question], list[Passage] | None]
+"""What the prompt for a question shows; None leaves passages out."""
+Found = TypeVar("Found", bound=list[Passage] | None)
 
 
 @dataclass(frozen=True)
@@ -164,24 +170,48 @@ def closed_book(name: str, model: ChatModel, sampling: Sampling) -> Arm:
     """An arm that answers from the model's weights alone."""
 
     def answer(questions: Sequence[Question]) -> list[Answer]:
-        return generate(name, model, sampling, questions, [[] for _ in questions], None)
+        return generate(name, model, sampling, questions, [None for _ in questions], None)
 
     return Arm(name, answer, retrieves=False)
 
 
-def with_retrieval(name: str, model: ChatModel, sampling: Sampling, retrieval: Retrieval) -> Arm:
-    """An arm that answers from retrieved passages."""
+def with_retrieval(
+    name: str,
+    model: ChatModel,
+    sampling: Sampling,
+    retrieval: Retrieval,
+    gate: Gate | None = None,
+) -> Arm:
+    """An arm that answers from retrieved passages, or closed book where `gate` turns them away."""
+    find: Finder = gated(retrieval, gate) if gate else retrieval
 
     def answer(questions: Sequence[Question]) -> list[Answer]:
-        found, timed = retrieve_all(retrieval, questions)
-        return generate(name, model, sampling, questions, found, timed)
+        shown, timed = retrieve_all(find, questions)
+        return generate(name, model, sampling, questions, shown, timed)
 
     return Arm(name, answer, retrieves=True)
 
 
+def gated(retrieve: Callable[[Question], list[Passage]], gate: Gate) -> Finder:
+    """Retrieval that ends with the gate, a step of the trace: None where it turns passages away."""
+
+    def find(question: Question) -> list[Passage] | None:
+        found, turned_away = retrieve(question), False
+
+        def decide() -> list[Passage]:
+            nonlocal turned_away
+            turned_away = not gate(question, found)
+            return [] if turned_away else found
+
+        shown = run_stage("post", "fetch", decide, partial(list, found))
+        return None if turned_away else shown
+
+    return find
+
+
 def retrieve_all(
-    retrieval: Retrieval, questions: Sequence[Question]
-) -> tuple[list[list[Passage]], list[Retrieved]]:
+    retrieval: Callable[[Question], Found], questions: Sequence[Question]
+) -> tuple[list[Found], list[Retrieved]]:
     """Each question's passages, and what finding them took."""
     found, timed = [], []
     for question in questions:
@@ -197,13 +227,16 @@ def generate(
     model: ChatModel,
     sampling: Sampling,
     questions: Sequence[Question],
-    passages: Sequence[Sequence[Passage]],
+    passages: Sequence[Sequence[Passage] | None],
     retrieved: Sequence[Retrieved] | None,
 ) -> list[Answer]:
-    """Ask the model, and put answers together with what retrieval took (None: closed book)."""
+    """Ask the model, and put answers together with what retrieval took (None: there was none).
+
+    `passages` holds what each prompt shows; None asks closed book.
+    """
     chats = [
-        prompts.closed_book(q) if retrieved is None else prompts.with_passages(q, found)
-        for q, found in zip(questions, passages, strict=True)
+        prompts.closed_book(q) if shown is None else prompts.with_passages(q, shown)
+        for q, shown in zip(questions, passages, strict=True)
     ]
     with record_calls(), purpose("answer"):
         generations = model.generate(chats, sampling)
@@ -211,6 +244,7 @@ def generate(
     waited = sum(took[0] for took in retrieved or ())
     for i, (question, chat, made) in enumerate(zip(questions, chats, generations, strict=True)):
         seconds, calls, steps = retrieved[i] if retrieved is not None else (0.0, [], ())
+        shown = tuple(passages[i] or ())
         spent = Call(
             model.name,
             "generate",
@@ -225,7 +259,7 @@ def generate(
                 arm=name,
                 text=made.text.strip(),
                 prompt=chat,
-                passages=tuple(passages[i]),
+                passages=shown,
                 calls=(*calls, spent),
                 latency_s=seconds + made.latency_s,
                 tokens_in=made.usage.tokens_in,
@@ -233,7 +267,7 @@ def generate(
                 failed=made.finish == "error",
                 error=made.error,
                 trace=steps,
-                citations=cite(made.text.strip(), passages[i]),
+                citations=cite(made.text.strip(), shown),
                 first_token_s=None if made.first_token_s is None else waited + made.first_token_s,
                 certainty=made.certainty,
             )

@@ -7,9 +7,11 @@ a record is declared once. Character spans are half-open offsets into `Document.
 
 from domainlm.schema.answers import (
     Answer,
+    ByAction,
     Citation,
     Classified,
     Doubt,
+    FetchPolicy,
     Known,
     Outcome,
     RagSpec,
@@ -118,6 +120,7 @@ __all__ = [
     "ArmMoney",
     "ArmSummary",
     "BreakEven",
+    "ByAction",
     "Call",
     "Certainty",
     "Champion",
@@ -138,6 +141,7 @@ __all__ = [
     "EventKind",
     "FEEDBACK_VERSION",
     "FeedbackEvent",
+    "FetchPolicy",
     "Flag",
     "Exclusion",
     "GateRecord",

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from domainlm.schema.corpus import Passage, Split, Task
+from domainlm.schema.interval import Interval
 from domainlm.schema.models import Call, Certainty, Chat
 
 Outcome = Literal["correct", "wrong", "abstained", "failed"]
@@ -123,6 +124,41 @@ class Doubt:
     unanswerable: int
     kept: float
     refused: float
+
+
+@dataclass(frozen=True, slots=True)
+class ByAction:
+    """A mean over questions where passages are always shown, never, and as a policy decides."""
+
+    always: float
+    never: float
+    learned: float
+
+
+@dataclass(frozen=True, slots=True)
+class FetchPolicy:
+    """When an arm shows its model what it found: signs are standardised and weighed (the last
+    weight is the bias); from 0 on passages are shown. All figures are of dev documents that the
+    weights did not see.
+
+    `price` is in points of quality per 1,000 prompt tokens. `over_always` and `over_never` are
+    gains of the reward (quality in [0, 1] less the price of the prompt) with one-sided 95 % bounds;
+    only a policy with both lower bounds above zero is `kept`, else passages are always shown.
+    """
+
+    arm: str
+    price: float
+    centre: tuple[float, ...]
+    scale: tuple[float, ...]
+    weights: tuple[float, ...]
+    kept: bool
+    fetched: float
+    """Share of questions with passages in the prompt."""
+    quality: ByAction
+    tokens: ByAction
+    over_always: Interval
+    over_never: Interval
+    n_documents: int
 
 
 @dataclass(frozen=True, slots=True)

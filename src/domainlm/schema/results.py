@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from domainlm.schema.answers import Answer, Doubt, RagSpec, Score, Trial
+from domainlm.schema.answers import Answer, Doubt, FetchPolicy, RagSpec, Score, Trial
 from domainlm.schema.corpus import Quarantined, Question
 from domainlm.schema.interval import Interval
 from domainlm.schema.models import Adapter
@@ -243,5 +243,7 @@ class RunResult:
     seeds: tuple[SeedSpread, ...] = ()
     doubts: tuple[Doubt, ...] = ()
     """When each arm withholds an answer; empty where it never does."""
+    fetching: tuple[FetchPolicy, ...] = ()
+    """When each arm shows its model what it found; empty where it always does."""
     latency: tuple[Latency, ...] = ()
     """One at a time, and at the load that was asked for; empty in results of earlier versions."""

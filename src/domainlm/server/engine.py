@@ -16,14 +16,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
-from domainlm import contenders, doubts
+from domainlm import contenders, doubts, fetching
 from domainlm.config import Config
 from domainlm.errors import DataError, DomainLMError
 from domainlm.evaluation import selective
 from domainlm.feedback import asked
 from domainlm.models.base import Array, Embedder
 from domainlm.rag.arms import arm_of
-from domainlm.rag.pipeline import Retrieval
+from domainlm.rag.pipeline import Gate, Retrieval
 from domainlm.registry import Registry
 from domainlm.schema import Answer, Message, Passage, Question, RunResult, Sampling
 from domainlm.server.answers import Answers, Given
@@ -33,6 +33,7 @@ from domainlm.server.failures import Busy, HttpFailure, NotFound
 from domainlm.server.ground import Ground, has_index, open_ground
 from domainlm.server.loaded import Models
 from domainlm.server.metrics import Metrics
+from domainlm.training import fetch
 
 MAX_QUESTION = 20_000
 """Characters; the event log keeps no longer question either."""
@@ -308,7 +309,8 @@ class Engine:
                 whole = self._config.decoding.keep is not None
                 if not whole and (not card.retrieves or opened.ground.spec.reader == "together"):
                     one.on_text = self._telling(question)
-                arm = arm_of(card.arm, model, question.sampling, opened.retrieval)
+                gate = self._gate(opened, card)
+                arm = arm_of(card.arm, model, question.sampling, opened.retrieval, gate)
                 return arm.answer([Question("ask", question.text)])[0]
 
             answer = self._twice(make)
@@ -325,6 +327,16 @@ class Engine:
             # It may turn out to repeat a question that will be held out.
             place = replace(place, split="")
         return self._answers.keep(place, answer)
+
+    def _gate(self, opened: _Opened, card: ModelCard) -> Gate | None:
+        """What the run learned about showing passages, for its own weights: a model that was
+        promoted since always shows them.
+        """
+        result = opened.ground.result
+        if opened.retrieval is None or result is None or card.model:
+            return None
+        policy = fetching.learned(self._config, result).get(card.arm)
+        return fetch.gate(policy, opened.retrieval.resources) if policy else None
 
     def _withheld(self, ground: Ground, text: str, answer: Answer) -> Answer:
         """The answer, or the abstention where the run learned that its arm had better not say."""
