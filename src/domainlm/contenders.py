@@ -27,6 +27,7 @@ from domainlm.schema import (
     StageSpec,
     Trial,
 )
+from domainlm.training import question_writer
 from domainlm.training.data import Synthesis, distinct, write_questions
 from domainlm.training.facts import Fact, examples_of, facts_of, gaps
 from domainlm.training.transfer import compare, most_asked, transfer, transferred_questions
@@ -195,7 +196,7 @@ def synthesise(
     key: str,
     progress: Progress,
 ) -> Synthesis:
-    """Have questions about train documents written, if any arm trains: by the base model about
+    """Have questions about train documents written, if any arm trains: by the writer about
     passages, and as `ask_about_facts` does. What is written is kept in `folder`, batch by batch.
     """
     wanted = config.training.synthesis
@@ -206,12 +207,14 @@ def synthesise(
     held_out = (*questions.dev, *questions.test)
     drafts = folder.path / "drafts"
     if wanted.passages:
+        adapter = question_writer.adapter_of(wanted.writer)
         made = write_questions(
             [c for c in index.chunks() if c.doc_id in train_documents],
             documents,
             questions.train,
             held_out,
-            load_model(config),
+            load_model(config, adapter),
+            form=question_writer.form_of(adapter),
             passages=wanted.passages,
             per_passage=wanted.questions_per_passage,
             min_groundedness=wanted.min_groundedness,
@@ -224,6 +227,19 @@ def synthesise(
         counts = Counter(made.counts) + Counter(about.counts)
         made = Synthesis((*made.questions, *about.questions), dict(counts))
     return made
+
+
+def writer_digest(config: Config) -> str:
+    """What identifies the adapter that writes about passages; "" where none does.
+
+    Raises:
+        ModelError: the configured folder holds no adapter.
+    """
+    wanted = config.training.synthesis
+    trains = any(arm not in ("base", "rag") for arm in config.arms)
+    if not wanted.passages or not trains:
+        return ""
+    return question_writer.digest_of(question_writer.adapter_of(wanted.writer))
 
 
 def ask_about_facts(
@@ -255,7 +271,7 @@ def ask_about_facts(
             chosen,
             questions.train,
             held_out,
-            question_writer(config, examples, folder, progress),
+            fact_writer(config, examples, folder, progress),
             samples=wanted.questions_per_fact,
             seed=config.seed,
             drafts=Log(folder.path / "drafts" / f"{key}-facts.jsonl", list[str]),
@@ -267,7 +283,7 @@ def ask_about_facts(
     return Synthesis((*made, *gaps(chosen)), dict(sorted(counts.items())))
 
 
-def question_writer(
+def fact_writer(
     config: Config,
     examples: Sequence[tuple[Question, Fact]],
     folder: RunDir,

@@ -204,7 +204,14 @@ def workbench(
 ) -> tuple[Bench, Synthesis, str]:
     """The bench, written questions, and the digest of what training depends on."""
     trains = any(arm not in ("base", "rag") for arm in config.arms)
-    key = digest(ground.pipeline_key, config.model, config.training.synthesis, config.seed, trains)
+    key = digest(
+        ground.pipeline_key,
+        config.model,
+        config.training.synthesis,
+        contenders.writer_digest(config),
+        config.seed,
+        trains,
+    )
     written: Synthesis = folder.stage(
         "synthesis",
         key,

@@ -22,6 +22,7 @@ from domainlm.rag import communities
 from domainlm.rag.reading import MOST_GROUPS
 from domainlm.rag.stages import asked_by, stage_settings
 from domainlm.schema import StageSpec
+from domainlm.training.question_writer import adapter_of
 from domainlm.training.race import rounds
 from domainlm.training.writer import EPOCHS
 
@@ -96,8 +97,10 @@ def plan(config: Config) -> list[Step]:
             steps.append(deriving)
     trained = [a for a in config.arms if a not in ("base", "rag")]
     if trained and training.synthesis.passages:
-        calls = training.synthesis.passages * training.synthesis.questions_per_passage
-        tokens = calls * 400
+        wanted = training.synthesis
+        calls = wanted.passages * wanted.questions_per_passage
+        # A tuned writer reads a sentence, and not a passage after examples.
+        tokens = calls * (80 if adapter_of(wanted.writer) else 400)
         steps.append(step("synthesis", f"{calls} drafts", tokens, tokens / PREFILL + calls * 0.07))
     pool = people + training.synthesis.passages
     calls = training.synthesis.facts * training.synthesis.questions_per_fact

@@ -177,8 +177,13 @@ def make_config(raw: dict[str, Any], base: Path | None = None) -> Config:
         raise ConfigError(_one_sentence(error)) from None
     if base is None:
         return config
+    training, writer = config.training, config.training.synthesis.writer
+    if isinstance(writer, Path):
+        wanted = training.synthesis.model_copy(update={"writer": _at(base, writer)})
+        training = training.model_copy(update={"synthesis": wanted})
     return config.model_copy(
         update={
+            "training": training,
             "documents": base / config.documents.expanduser(),
             "questions": base / config.questions.expanduser(),
             "output": base / config.output.expanduser(),

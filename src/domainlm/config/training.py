@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -10,12 +11,13 @@ from domainlm.config.sections import Section
 
 
 class SynthesisConfig(Section):
-    """Question writing: by the model as it is about passages; and about facts, by asking train
-    questions again of other documents, by gaps, and by a writer tuned on the train questions.
+    """Question writing: by `writer` about passages; and about facts, by asking train questions
+    again of other documents, by gaps, and by a writer tuned on the train questions.
     """
 
     passages: int = Field(0, ge=0)
     questions_per_passage: int = Field(2, ge=1, le=8)
+    writer: Literal["plain"] | Path = "plain"
     min_groundedness: float = Field(0.8, ge=0, le=1)
     facts: int = Field(0, ge=0)
     questions_per_fact: int = Field(0, ge=0, le=8)

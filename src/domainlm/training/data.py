@@ -36,9 +36,9 @@ from domainlm.schema import (
     Sampling,
     TrainingRow,
 )
+from domainlm.training.question_writer import FEW_SHOT, Form, Pair
 
 _WORD = re.compile(r"\w+")
-_EXAMPLES = 3
 _MAX_ANSWER_WORDS = 30
 _MAX_QUESTION_CHARS = 400
 T = TypeVar("T", Question, TrainingRow)
@@ -63,11 +63,11 @@ def write_questions(
     per_passage: int,
     min_groundedness: float,
     seed: int = 0,
+    form: Form = FEW_SHOT,
     drafts: Log | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Synthesis:
-    """Let the model write question-answer pairs about passages, shown a few train examples
-    (few-shot, as in Promptagator, 2209.11755), and filter them.
+    """Let the model write question-answer pairs about passages and filter them.
 
     Args:
         chunks: passages of train documents only.
@@ -76,9 +76,10 @@ def write_questions(
         held_out: dev and test questions; near-duplicates of them are refused.
         model: the question writer.
         passages: most passages read; they are drawn by `seed`, spread over documents.
-        per_passage: samples per passage.
+        per_passage: most pairs about each passage.
         min_groundedness: least share of the answer's words that stand in the passage.
         seed: draws passages and samples.
+        form: how the model is asked.
         drafts: keeps every batch as it is written, as a list of texts; a killed run goes on there.
         progress: called with (passages done, passages in all).
     """
@@ -95,30 +96,33 @@ def write_questions(
     earlier = drafts.read() if drafts else []
     for start in range(0, len(drawn), batch):
         group = drawn[start : start + batch]
-        chats = [
-            _writer_prompt(chunk, rng.sample(shots, min(_EXAMPLES, len(shots))))
-            for chunk in group
-            for _ in range(per_passage)
+        asked = [
+            (n, draft)
+            for n, chunk in enumerate(group)
+            for draft in form.ask(chunk, documents[chunk.doc_id], shots, per_passage, rng)
         ]
         if earlier:
             texts = earlier.pop(0)
         else:
-            sampling = Sampling(max_tokens=64, temperature=0.7, seed=seed + start)
+            sampling = Sampling(form.max_tokens, form.temperature, seed + start)
             with purpose("synthesis"):
-                texts = [made.text for made in model.generate(chats, sampling)]
+                made = model.generate([draft.chat for _, draft in asked], sampling)
+            texts = [generation.text for generation in made]
             if drafts:
                 drafts.append([texts])
-        for n, text in enumerate(texts):
+        place: Counter[int] = Counter()
+        for (n, draft), text in zip(asked, texts, strict=True):
             counts["written"] += 1
-            chunk = group[n // per_passage]
-            pair = _parse(text)
-            reason = _refusal(pair, chunk.text, min_groundedness)
+            chunk, name = group[n], f"{start + n:05d}-{place[n]}"
+            place[n] += 1
+            pair = form.read(draft, text)
+            reason = refusal(pair, chunk.text, min_groundedness)
             if reason or pair is None:
                 counts[reason] += 1
                 continue
             kept.append(
                 Question(
-                    id=f"synthetic-{start + n // per_passage:05d}-{n % per_passage}",
+                    id=f"synthetic-{name}",
                     text=pair[0],
                     references=(pair[1],),
                     doc_ids=(chunk.doc_id,),
@@ -368,25 +372,10 @@ def _spread(chunks: Sequence[Chunk], limit: int, rng: random.Random) -> list[Chu
     return drawn
 
 
-def _writer_prompt(chunk: Chunk, shots: Sequence[tuple[Question, str]]) -> Chat:
-    system = "Write one short question that the passage answers, and its exact answer."
-    messages = [Message("system", system)]
-    for question, evidence in shots:
-        messages.append(Message("user", f"Passage: {evidence}"))
-        messages.append(
-            Message("assistant", f"Question: {question.text}\nAnswer: {question.references[0]}")
-        )
-    title = f"{chunk.title}. " if chunk.title else ""
-    messages.append(Message("user", f"Passage: {title}{chunk.text}"))
-    return tuple(messages)
-
-
-def _parse(text: str) -> tuple[str, str] | None:
-    match = re.search(r"Question:\s*(.+?\?)\s*\n+\s*Answer:\s*(.+)", text)
-    return (match[1].strip(), match[2].strip().rstrip(".")) if match else None
-
-
-def _refusal(pair: tuple[str, str] | None, passage: str, floor: float) -> str:
+def refusal(pair: Pair | None, passage: str, floor: float) -> str:
+    """Why a written pair is not kept, "" where it is; `floor` is the least share of the answer's
+    words that stand in the passage.
+    """
     if pair is None:
         return "not a question and an answer"
     question, answer = pair

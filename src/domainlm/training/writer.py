@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 
 from domainlm.artifacts import Log
 from domainlm.models.base import ChatModel, purpose
-from domainlm.schema import Chat, Message, Question, Sampling, TrainingRow
+from domainlm.schema import Question, Sampling, TrainingRow
 from domainlm.training.data import Synthesis, distinct
 from domainlm.training.facts import Fact, question_about, subject_words
+from domainlm.training.question_writer import prompt
 
-SYSTEM = "Write the question that the words in [brackets] answer."
 EPOCHS = 3
 """Passes over the train questions, of which there are few."""
 _TEMPERATURE = 0.7
@@ -31,7 +31,7 @@ def writer_rows(examples: Sequence[tuple[Question, Fact]]) -> tuple[TrainingRow,
     return tuple(
         TrainingRow(
             f"writer-{question.id}",
-            _prompt(fact),
+            prompt(fact),
             question.text,
             "gold",
             question.id,
@@ -73,7 +73,7 @@ def write_about(
         if earlier:
             texts = earlier.pop(0)
         else:
-            chats = [_prompt(fact) for fact in group for _ in range(samples)]
+            chats = [prompt(fact) for fact in group for _ in range(samples)]
             with purpose("synthesis"):
                 made = writer.generate(chats, Sampling(48, _TEMPERATURE, seed))
             texts = [m.text for m in made]
@@ -91,11 +91,6 @@ def write_about(
             progress(min(start + _BATCH, len(facts)), len(facts))
     questions = distinct(kept, held_out, examples, counts)
     return Synthesis(questions, dict(sorted(counts.items())))
-
-
-def _prompt(fact: Fact) -> Chat:
-    shown = f"{fact.subject}\n{fact.shown('[', fact.answer, ']')}"
-    return (Message("system", SYSTEM), Message("user", shown))
 
 
 def _refusal(text: str, fact: Fact) -> str:
