@@ -245,8 +245,9 @@ class LocalModel:
             else:
                 if len(prompt) > room:
                     reason = (
-                        f"the prompt has {len(prompt)} tokens, but {self.name} reads at most {room} "
-                        f"beside {params.max_tokens} new ones; retrieve fewer or shorter passages"
+                        f"the prompt has {len(prompt)} tokens, but {self.name} reads at most "
+                        f"{room} beside {params.max_tokens} new ones; retrieve fewer or shorter "
+                        "passages"
                     )
             if reason:
                 request.done(Generation("", Usage(), 0.0, self.name, "error", reason))
