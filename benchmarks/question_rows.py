@@ -26,7 +26,7 @@ from domainlm.training import question_writer as form
 from domainlm.training.facts import Fact
 
 MOST = {"fairytaleqa": 120, "qamr": 220}
-"""Rows of the sets that are least like documents of a domain; a set that is absent teaches nothing."""
+"""Rows of the sets that are least like documents of a domain; an absent set teaches nothing."""
 WORDS = 150
 """Most words of a passage; longer ones are left out."""
 ANSWER_WORDS = 12

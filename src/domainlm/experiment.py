@@ -207,7 +207,8 @@ def workbench(
     key = digest(
         ground.pipeline_key,
         config.model,
-        config.training.synthesis,
+        # What writes counts, not where it lies.
+        config.training.synthesis.model_dump(mode="json", exclude={"writer"}),
         contenders.writer_digest(config),
         config.seed,
         trains,
@@ -238,7 +239,9 @@ def workbench(
         progress,
     )
     # More training runs leave the first one as it is.
-    settings = config.training.model_dump(mode="json", exclude={"seeds"})
+    settings = config.training.model_dump(
+        mode="json", exclude={"seeds": True, "synthesis": {"writer"}}
+    )
     return bench, written, digest(key, settings)
 
 

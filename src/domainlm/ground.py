@@ -20,6 +20,7 @@ from domainlm.corpus.questions import check_documents
 from domainlm.corpus.sets import read_asked, read_documents
 from domainlm.corpus.splits import split_questions
 from domainlm.errors import DataError
+from domainlm.fusion import DENSE_SHARE
 from domainlm.models.base import Embedder
 from domainlm.rag.graph import merges_of
 from domainlm.retrieval import Index, IndexDelta
@@ -72,7 +73,13 @@ def prepare(config: Config, folder: RunDir, progress: Progress) -> Ground:
             config, folder, index_key, index, documents, questions, embedder, progress
         )
     pipeline_key = digest(
-        index_key, split_key, config.rag, config.evaluation.dev_questions, merges_of(index)
+        index_key,
+        split_key,
+        config.rag,
+        config.evaluation.dev_questions,
+        merges_of(index),
+        # Stages that name no share were tried with this one.
+        DENSE_SHARE,
     )
     by_id = {d.id: d for d in documents}
     trials: tuple[Trial, ...] = folder.stage(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -155,7 +156,9 @@ def test_other_weights_write_anew(tmp_path: Path) -> None:
     (tmp_path / "w").mkdir()
     for name in form.FILES:
         (tmp_path / "w" / name).write_bytes(b"as trained")
-    keys = [_key(settings(writer=str(tmp_path / "w"))) for _ in range(2)]
+    keys = [_key(settings(writer=str(tmp_path / "w")))]
+    # The same weights elsewhere are the same writer.
+    keys.append(_key(settings(writer=str(shutil.copytree(tmp_path / "w", tmp_path / "moved")))))
     weights = tmp_path / "w" / form.FILES[1]
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))

@@ -190,6 +190,44 @@ def test_a_prompt_that_does_not_fit_fails_alone(
     assert len(calls) == 2
 
 
+def test_kept_beginnings_make_room_for_a_prompt(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(folder)
+    params = Sampling(max_tokens=4)
+    (wanted,) = model.generate(prompts(1), params)
+    model.generate(beginning_alike(3), params)
+    join = Batch.join
+
+    def short(batch: Batch, chats: Sequence[running.Running]) -> list[running.Running]:
+        if len(model._beginnings._known) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return join(batch, chats)
+
+    monkeypatch.setattr(Batch, "join", short)
+    assert [g.text for g in model.generate(prompts(1), params)] == [wanted.text]
+
+
+def test_a_prompt_that_cannot_be_read_fails_alone(folder: Path) -> None:
+    model = load(folder)
+    chats = [tiny.ask("red"), tiny.ask("red \ud800"), (Message("tool", "red"),), tiny.ask("blue")]
+    model.tokenizer.chat_template = (
+        "{% if messages[0]['role'] == 'tool' %}{{ raise_exception('no tools') }}{% endif %}"
+        + tiny.TEMPLATE
+    )
+    wanted = [model.generate([chats[n]], Sampling(9))[0].text for n in (0, 3)]
+    answers: dict[int, Generation] = {}
+    # Those that cannot be read come while the first is being answered.
+    queue = [
+        Request(c, Sampling(9), None, lambda g, n=n: answers.update({n: g}))
+        for n, c in enumerate(chats)
+    ]
+    model.generate_joining(lambda most: [queue.pop(0)] if queue else [])
+    assert [answers[n].text for n in (0, 3)] == wanted
+    assert [answers[n].finish for n in (1, 2)] == ["error", "error"]
+    assert "no tools" in answers[2].error and "cannot read the prompt" in answers[1].error
+
+
 def test_a_chat_too_long_for_the_context_ends_at_once(folder: Path) -> None:
     model = load(folder)
     chats = [tiny.ask("red"), tiny.ask("red " * 300), tiny.ask("blue")]

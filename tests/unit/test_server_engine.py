@@ -19,7 +19,7 @@ from domainlm.experiment import ingest
 from domainlm.models.base import Request, purpose, record_calls
 from domainlm.models.fake import FakeModel
 from domainlm.models.pieces import Piecewise
-from domainlm.schema import ABSTENTION, Chat, Doubt, Known, Message, Sampling
+from domainlm.schema import ABSTENTION, Chat, Doubt, Generation, Known, Message, Sampling
 from domainlm.server.auth import Users
 from domainlm.server.batching import Asking, Batched, Direct, Turn, asking
 from tests.unit.server_site import Running, domain, running
@@ -223,6 +223,25 @@ def test_a_model_that_fails_fails_for_everyone_who_waits() -> None:
     model.close()
     with pytest.raises(ModelError, match="unloaded"):
         model.generate([chat("x")], SAMPLING)
+
+
+def test_whoever_fails_on_the_way_into_a_batch_hears_of_it() -> None:
+    class Gone(Asking):
+        def watch(self, piece: str) -> bool:
+            raise OSError("the line is cut")
+
+    model = Batched(FakeModel())
+    with ThreadPoolExecutor(1) as pool:
+
+        def ask_over(one: Asking) -> list[Generation]:
+            # Not the purpose of an answer: the listener only watches.
+            with asking(one), purpose("rewrite"):
+                return model.generate([chat("x")], SAMPLING)
+
+        with pytest.raises(OSError, match="cut"):
+            pool.submit(ask_over, Gone()).result(timeout=5)
+        assert pool.submit(ask_over, Asking()).result(timeout=5)[0].finish != "error"
+    model.close()
 
 
 def test_a_question_joins_those_being_answered() -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+import jinja2
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -230,22 +231,29 @@ class LocalModel:
         return self.model(input_ids=ids, past_key_values=cache).logits
 
     def _entered(self, requests: Sequence[Request]) -> list[Running]:
-        """Chats on their way into a batch; those too long for the context fail."""
-        texts = [render_prompt(self.tokenizer, r.chat) for r in requests]
-        prompts = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        """Chats on their way into a batch; those that cannot be read or are too long fail alone."""
         chats = []
-        for request, text, prompt in zip(requests, texts, prompts, strict=True):
-            params = request.params
+        for request in requests:
+            params, reason = request.params, ""
             room = self.context - params.max_tokens
-            if len(prompt) <= room:
+            try:
+                text = render_prompt(self.tokenizer, request.chat)
+                prompt = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            # A template refuses roles, a tokenizer what is not valid Unicode.
+            except (jinja2.TemplateError, TypeError, ValueError) as error:
+                reason = f"{self.name} cannot read the prompt ({first_line(error)}); ask otherwise"
+            else:
+                if len(prompt) > room:
+                    reason = (
+                        f"the prompt has {len(prompt)} tokens, but {self.name} reads at most "
+                        f"{room} beside {params.max_tokens} new ones; retrieve fewer or shorter "
+                        "passages"
+                    )
+            if reason:
+                request.done(Generation("", Usage(), 0.0, self.name, "error", reason))
+            else:
                 seed = stream_seed(params.seed, text, request.repeat)
                 chats.append(self._running(request, prompt, seed))
-            else:
-                reason = (
-                    f"the prompt has {len(prompt)} tokens, but {self.name} reads at most {room} "
-                    f"beside {params.max_tokens} new ones; retrieve fewer or shorter passages"
-                )
-                request.done(Generation("", Usage(), 0.0, self.name, "error", reason))
         return chats
 
     def _running(self, request: Request, prompt: list[int], seed: int) -> Running:

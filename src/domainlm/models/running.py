@@ -116,6 +116,10 @@ class Batch:
         picked = logits if len(slots) == len(logits) else logits[slots]
         return self._chosen(slots, picked, started, read=False)
 
+    def forget(self) -> bool:
+        """Free what was kept of earlier prompts; whether there was anything."""
+        return self._beginnings.forget()
+
     def _forward(
         self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any
     ) -> torch.Tensor:
@@ -229,8 +233,9 @@ def decode(
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             again = list(dict.fromkeys([*batch.chats, *group]))
+            freed = batch.forget()
             batch, size = make(), max(1, len(again) // 2)
-            if len(again) == 1:
+            if len(again) == 1 and not freed:
                 again[0].done(again[0], "there is too little memory for a prompt")
                 continue
             for chat in again:

@@ -54,6 +54,13 @@ class Beginnings:
             del self._known[next(k for k in self._known if k)]
         return len(head), self._known[head]
 
+    def forget(self) -> bool:
+        """Free the memory of what is known but the trained prefix; whether there was any."""
+        held = len(self._known) > 1
+        self._known = OrderedDict({(): self._prefix})
+        self._last = ()
+        return held
+
     def _read(self, head: tuple[int, ...], tokens: tuple[int, ...]) -> Prefix:
         """Keys and values of a beginning whose own beginning is known."""
         cache = prefixed_cache(self._model.config, self._known[head], 1)

@@ -217,6 +217,8 @@ class Batched:
         with self._changed:
             room = min(most, self._most - len(self._inside))
             oldest, self._jobs = self._jobs[:room], self._jobs[room:]
+        # Whatever fails from here on, they must hear of it.
+        self._inside += oldest
         joined = []
         for job in oldest:
             if job.listener(""):
@@ -225,8 +227,7 @@ class Batched:
                 reason = "nobody waits any more"
                 job.end(Generation("", Usage(), 0.0, self.name, "error", reason))
         if joined:
-            self._inside += joined
-            self._told(len(self._inside))
+            self._told(sum(not job.made.done() for job in self._inside))
         return [Request(j.chat, j.params, j.listener, j.end, j.repeat, j.asked) for j in joined]
 
 
