@@ -27,7 +27,8 @@ def test_an_improve_round_to_promotion_and_back(domain: Path, tmp_path: Path) ->
             tab.go("/models")
             assert "No model is registered yet" in tab.text()
             _sure(tab, ".head .primary")
-            assert "Improve round" in tab.text("#jobs") and tab.until("#jobs progress")
+            tab.until(lambda: "Improve round" in tab.text("#jobs"))
+            tab.until("#jobs progress")
             tab.until(lambda: "running" in tab.text("#jobs") and "Done:" in tab.text("#jobs"), 120)
             # The page brings itself up to date when the round ends.
             tab.until(lambda: "The challenger was" in tab.text(), 400)
