@@ -164,7 +164,7 @@ def main() -> None:
         retrieval = Retrieval(RagSpec(retrieve=(StageSpec("dense"),)), resources)
         retrieval.prepare(asked)
         model = load_chat_model("embedded", adapter=args.adapter)
-        key = digest([q.id for q in asked], str(args.adapter))
+        key = digest([q.id for q in asked], model.name)
         pair = []
         for name in ("base", "rag"):
             arm = arm_of(name, model, Sampling(max_tokens=64), retrieval)

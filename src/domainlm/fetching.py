@@ -151,11 +151,17 @@ def _applied(bench: Bench, arm: str, said: Sequence[Answer], key: str) -> dict[s
     for question, passages, (seconds, calls, steps) in zip(asked, shown, timed, strict=True):
         full = own[question.id]
         answer = full if passages is not None else closed[question.id]
+        searched = full.latency_s - _spoke(full) + seconds
+        first = answer.first_token_s
+        if passages is None and first is not None:
+            # Asked closed book, it did not wait for the search.
+            first += searched
         made[question.id] = replace(
             answer,
+            first_token_s=first,
             # The last call is the answer itself; those before it searched.
             calls=(*full.calls[:-1], *calls, *answer.calls[-1:]),
-            latency_s=full.latency_s - _spoke(full) + seconds + _spoke(answer),
+            latency_s=searched + _spoke(answer),
             trace=(*full.trace, *steps),
         )
     return made

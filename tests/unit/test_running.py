@@ -326,6 +326,15 @@ def test_few_beginnings_are_kept(folder: Path) -> None:
     assert () in known and 1 < len(known) <= 5
 
 
+def test_a_long_beginning_is_kept_in_part(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared, "_LONGEST", 20)
+    model = load(folder)
+    params = Sampling(max_tokens=8)
+    wanted = [g.text for g in load(folder).generate(beginning_alike(5), params)]
+    assert [g.text for g in model.generate(beginning_alike(5), params)] == wanted
+    assert {len(known) for known in model._beginnings._known} == {0, 20}
+
+
 def test_equal_prompts_and_one_token_are_answered(folder: Path) -> None:
     model = load(folder)
     params = Sampling(max_tokens=8)

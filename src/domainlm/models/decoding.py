@@ -41,6 +41,23 @@ class Written:
         )
 
 
+def next_logits(
+    model: Any, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any
+) -> torch.Tensor:
+    """Logits of each row's next token, `(b, v)`, after tokens `(b, t)` that `cache` then holds;
+    mask `(b, s)` over all columns kept, positions `(b, t)`.
+    """
+    logits: torch.Tensor = model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    ).logits[:, -1]
+    return logits
+
+
 def choose(
     logits: torch.Tensor, streams: Sequence[torch.Generator], temperatures: Sequence[float]
 ) -> torch.Tensor:

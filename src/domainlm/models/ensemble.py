@@ -16,7 +16,7 @@ import torch
 from domainlm.errors import ConfigError
 from domainlm.models.base import report_call
 from domainlm.models.cache import fresh_cache
-from domainlm.models.decoding import choose, render_prompt, stream_seed
+from domainlm.models.decoding import choose, next_logits, render_prompt, stream_seed
 from domainlm.models.pieces import stop_at
 from domainlm.schema import Chat, Generation, Sampling, Usage
 
@@ -183,14 +183,7 @@ def decode(
     outputs: list[list[int]] = [[] for _ in ensembles]
     alive = set(range(len(ensembles)))
     for step in range(max_tokens):
-        logits = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]  # (b, v)
+        logits = next_logits(model, ids, mask, positions, cache)  # (b, v)
         shares = torch.softmax(logits.float(), -1) * weight[:, None]
         mixed = shares.new_zeros(len(ensembles), shares.shape[1]).index_add_(0, owner, shares)
         chosen = choose(mixed.log())

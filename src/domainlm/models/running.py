@@ -17,7 +17,7 @@ import torch
 
 from domainlm.models.adapted import prefixed_cache
 from domainlm.models.cache import ROOM, GrowingLayer, fresh_cache
-from domainlm.models.decoding import Written, choose, log_probabilities
+from domainlm.models.decoding import Written, choose, log_probabilities, next_logits
 from domainlm.models.shared import Beginnings
 
 _DROP_AT = 0.75
@@ -96,7 +96,7 @@ class Batch:
         # Left padding must not shift the rotary positions of short prompts.
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, before:]  # (m, width)
         cache = prefixed_cache(self._model.config, prefix, len(chats))
-        logits = self._forward(torch.tensor(ids, device=device), mask, positions, cache)
+        logits = next_logits(self._model, torch.tensor(ids, device=device), mask, positions, cache)
         if not self.chats:
             self._rows = list(chats)
             self._cache, self._mask, self._positions = cache, mask, positions[:, -1:]
@@ -112,7 +112,7 @@ class Batch:
         self._drop()
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._rows), 1)], dim=1)
         self._positions = self._positions + 1
-        logits = self._forward(self._ids, self._mask, self._positions, self._cache)
+        logits = next_logits(self._model, self._ids, self._mask, self._positions, self._cache)
         slots = [n for n, row in enumerate(self._rows) if row is not None]
         picked = logits if len(slots) == len(logits) else logits[slots]
         return self._chosen(slots, picked, started, read=False)
@@ -120,20 +120,6 @@ class Batch:
     def forget(self) -> bool:
         """Free what was kept of earlier prompts; whether there was anything."""
         return self._beginnings.forget()
-
-    def _forward(
-        self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any
-    ) -> torch.Tensor:
-        """Logits of each row's next token, `(b, v)`."""
-        logits: torch.Tensor = self._model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        return logits
 
     def _merge(
         self, chats: Sequence[Running], cache: Any, mask: torch.Tensor, positions: torch.Tensor

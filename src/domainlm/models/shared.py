@@ -19,6 +19,8 @@ _LEAST = 48
 """Tokens that reading a beginning by itself must spare: one pass more costs as much time."""
 _AGAIN = 1.5
 """Prompts to come that are taken to begin like two that followed each other."""
+_LONGEST = 1_024
+"""Tokens of a beginning, so that long prompts of one user do not fill the memory."""
 _KEPT = 4
 """Beginnings kept, the last used ones; each costs the memory of its keys and values."""
 
@@ -40,8 +42,9 @@ class Beginnings:
         """
         if not self._able:
             return 0, self._prefix
-        whole = min(map(len, prompts)) - 1  # the last token must be read, to be gone on from
-        shared = _common(prompts)[:whole]
+        # The last token must be read, to be gone on from.
+        most = min(_LONGEST, *(len(prompt) - 1 for prompt in prompts))
+        shared = _common(prompts)[:most]
         head = max((k for k in self._known if shared[: len(k)] == k), key=len)
         fresh = _common([shared, self._last]) if len(prompts) == 1 else shared
         if (len(fresh) - len(head)) * max(len(prompts) - 1, _AGAIN) >= _LEAST:

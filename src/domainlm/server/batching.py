@@ -1,9 +1,8 @@
 """Questions of many threads, decoded together: a model behind a queue.
 
 On a CPU a batch of 16 takes little longer to decode than one chat, because the weights are read
-once for all. A question joins the batch that is being decoded, if the model can do that. `Batched`
-is a `ChatModel` itself: arms and stages call it from their own threads and do not know of each
-other.
+once for all, so a question joins those that are being decoded. `Batched` is a `ChatModel` itself:
+arms and stages call it from their own threads and do not know of each other.
 """
 
 from __future__ import annotations
