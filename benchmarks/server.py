@@ -42,7 +42,7 @@ PARTS = ("page", "token", "throughput", "feedback")
 ASKERS, EACH = 16, 4
 """Who ask at once, and how many questions each asks one after the other."""
 POSTS, CLIENTS, KILLS = 1_000, 8, 2
-ALONE, STREAMED = 8, 10
+ALONE, STREAMED = 16, 10
 
 
 class Server:
@@ -150,8 +150,13 @@ def first_tokens(url: str, questions: list[str]) -> dict[str, Any]:
 
 
 def throughput(url: str, model: str, questions: list[str]) -> dict[str, Any]:
-    """Questions one at a time, then other questions by all askers at once."""
-    alone_asked, together_asked = questions[:ALONE], questions[ALONE : ALONE + EACH * ASKERS]
+    """Every fifth question one at a time, then the others by all askers at once: answers are of
+    like length in both.
+    """
+    asked = questions[: ALONE + EACH * ASKERS]
+    step = len(asked) // ALONE
+    alone_asked = asked[::step]
+    together_asked = [question for n, question in enumerate(asked) if n % step]
     started = time.perf_counter()
     alone = [ask(url, model, q) for q in alone_asked]
     alone_s = time.perf_counter() - started

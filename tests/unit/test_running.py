@@ -342,3 +342,21 @@ def test_equal_prompts_and_one_token_are_answered(folder: Path) -> None:
     made = model.generate(beginning_alike(1) * 3, params)
     assert {g.text for g in made} == {alone.text}
     assert Beginnings(model.model, ()).of([[5], [5]])[0] == 0
+
+
+def test_prompts_of_like_length_are_read_together() -> None:
+    assert running.alike([50, 50, 49, 10, 9], 32) == [(0, 3), (3, 5)]
+    # Where a pass is dear all are read at once, where it is free only equal ones.
+    assert running.alike([50, 50, 49, 10, 9], 1_000) == [(0, 5)]
+    assert running.alike([50, 50, 49, 10, 9], 0) == [(0, 2), (2, 3), (3, 4), (4, 5)]
+    assert running.alike([7], 32) == [(0, 1)]
+    rng = random.Random(2)
+    for _ in range(20):
+        lengths = sorted((rng.randint(1, 90) for _ in range(8)), reverse=True)
+        cuts = [c for n in range(8) for c in itertools.combinations(range(1, 8), n)]
+
+        def cost(bounds: Sequence[tuple[int, int]], lengths: Sequence[int] = lengths) -> int:
+            return sum((high - low) * lengths[low] + 20 for low, high in bounds)
+
+        best = min(cost(list(itertools.pairwise([0, *c, 8]))) for c in cuts)
+        assert cost(running.alike(lengths, 20)) == best

@@ -34,13 +34,13 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         self.values = self._added("_values", self.values, value_states)
         return self.keys, self.values
 
-    def put(self, slots: Sequence[int], other: GrowingLayer) -> None:
-        """Let the rows of `other` take over rows of this layer, or new ones after its last.
+    def put(self, slots: Sequence[int], other: GrowingLayer, rows: int) -> None:
+        """Let the rows of `other` take over rows of this layer, which then has at least `rows`.
 
         All rows end at the same token; what stands before a row's own tokens is left to the mask.
         """
-        self.keys = self._put("_keys", self.keys, slots, other.keys)
-        self.values = self._put("_values", self.values, slots, other.values)
+        self.keys = self._put("_keys", self.keys, slots, other.keys, rows)
+        self.values = self._put("_values", self.values, slots, other.values, rows)
 
     def keep(self, rows: torch.Tensor, lead: int) -> None:
         """Drop all but `rows`, and the first `lead` tokens of each."""
@@ -63,10 +63,10 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         return place[..., :after, :]
 
     def _put(
-        self, room: str, held: torch.Tensor, slots: Sequence[int], new: torch.Tensor
+        self, room: str, held: torch.Tensor, slots: Sequence[int], new: torch.Tensor, rows: int
     ) -> torch.Tensor:
         (b, g, s, d), t = held.shape, new.shape[2]
-        rows, width = max(b, max(slots) + 1), max(s, t)
+        rows, width = max(b, rows), max(s, t)
         if rows > b or width > s:
             # Zeros, for whatever is masked must still be a number.
             place = held.new_zeros(rows, g, width + ROOM, d)
