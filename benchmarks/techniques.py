@@ -30,6 +30,7 @@ from domainlm import stats
 from domainlm.corpus.chunking import chunk_document
 from domainlm.errors import ModelError
 from domainlm.evaluation.metrics import token_f1
+from domainlm.fusion import DENSE_SHARE
 from domainlm.models.base import Embedder, load_chat_model, load_embedder
 from domainlm.rag.communities import by_community
 from domainlm.rag.pipeline import Retrieval, with_retrieval
@@ -40,7 +41,7 @@ from domainlm.schema import Passage, Question, RagSpec, Sampling, StageSpec
 from kept import kept
 from retrieval import examples, ndcg
 
-HYBRID = (StageSpec("hybrid", {"weight": 0.5}),)
+HYBRID = (StageSpec("hybrid"),)
 SHOWN = 4_000
 """Characters that a reader would be shown, so that large chunks have no head start."""
 ROUNDS = 4
@@ -255,7 +256,9 @@ def values_of(
     def make() -> dict[str, float]:
         return dict(zip(ids, score(place, technique, asked), strict=True))
 
-    values: dict[str, float] = kept(results, make, place.name, score.__name__, technique, ids)
+    values: dict[str, float] = kept(
+        results, make, place.name, score.__name__, technique, ids, DENSE_SHARE
+    )
     return values
 
 
