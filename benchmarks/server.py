@@ -42,7 +42,7 @@ PARTS = ("page", "token", "throughput", "feedback")
 ASKERS, EACH = 16, 4
 """Who ask at once, and how many questions each asks one after the other."""
 POSTS, CLIENTS, KILLS = 1_000, 8, 2
-ALONE, STREAMED = 16, 10
+STREAMED = 10
 
 
 class Server:
@@ -150,19 +150,14 @@ def first_tokens(url: str, questions: list[str]) -> dict[str, Any]:
 
 
 def throughput(url: str, model: str, questions: list[str]) -> dict[str, Any]:
-    """Every fifth question one at a time, then the others by all askers at once: answers are of
-    like length in both.
-    """
-    asked = questions[: ALONE + EACH * ASKERS]
-    step = len(asked) // ALONE
-    alone_asked = asked[::step]
-    together_asked = [question for n, question in enumerate(asked) if n % step]
+    """The same questions one at a time, then by all askers at once."""
+    asked = questions[: EACH * ASKERS]
     started = time.perf_counter()
-    alone = [ask(url, model, q) for q in alone_asked]
+    alone = [ask(url, model, q) for q in asked]
     alone_s = time.perf_counter() - started
     started = time.perf_counter()
     with ThreadPoolExecutor(ASKERS) as pool:
-        together = list(pool.map(lambda q: ask(url, model, q), together_asked))
+        together = list(pool.map(lambda q: ask(url, model, q), asked))
     together_s = time.perf_counter() - started
     rates = len(alone) / alone_s, len(together) / together_s
     return {

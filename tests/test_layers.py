@@ -72,6 +72,7 @@ TORCH_ROOMS = {
     "models/embedded.py",
     "models/embedding.py",
     "models/rerank.py",
+    "models/mixed.py",
     "models/running.py",
     "models/shared.py",
     "training/attention.py",

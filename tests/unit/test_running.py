@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from domainlm.models import running, shared
+from domainlm.models import local, mixed, running, shared
 from domainlm.models.base import JoiningModel, Request, record_calls
 from domainlm.models.cache import ROOM
 from domainlm.models.local import LocalModel
@@ -23,6 +23,17 @@ from tests.unit import tiny
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.save_tiny(tmp_path_factory.mktemp("tiny"), seed=3)
+
+
+@pytest.fixture(params=["mixed", "in pieces", "apart"], autouse=True)
+def passes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Prompts are read in the passes that decode, or in passes of their own."""
+    if request.param == "apart":
+        monkeypatch.setattr(local, "can_mix", lambda model: False)
+    if request.param == "in pieces":
+        monkeypatch.setattr(running, "_PIECE", 7)
+        monkeypatch.setattr(running, "_PIECES", 11)
+    return str(request.param)
 
 
 def load(folder: Path, **settings: int) -> LocalModel:
@@ -108,7 +119,8 @@ def test_kept_columns_do_not_pile_up(folder: Path, monkeypatch: pytest.MonkeyPat
 
     def watched(batch: Batch) -> list[running.Running]:
         widths.append(batch.width)
-        assert {layer.keys.shape[2] for layer in batch._cache.layers} == {batch.width}
+        if batch._decoding and not batch._coming:
+            assert {layer.keys.shape[2] for layer in batch._cache.layers} == {batch.width}
         return step(batch)
 
     monkeypatch.setattr(Batch, "step", watched)
@@ -360,3 +372,50 @@ def test_prompts_of_like_length_are_read_together() -> None:
 
         best = min(cost(list(itertools.pairwise([0, *c, 8]))) for c in cuts)
         assert cost(running.alike(lengths, 20)) == best
+
+
+def test_who_decodes_goes_on_while_a_prompt_is_read(folder: Path, passes: str) -> None:
+    model = load(folder)
+    heard: list[tuple[str, int]] = []
+
+    def listener(who: str) -> Callable[[str], bool]:
+        def tell(piece: str) -> bool:
+            heard.append((who, len(heard)))
+            return True
+
+        return tell
+
+    asked = [
+        Request(tiny.ask("red"), Sampling(60), listener("first"), lambda g: None),
+        Request(tiny.ask("blue one " * 30), Sampling(3), listener("second"), lambda g: None),
+    ]
+    waits = iter([1, 0, 0, 0, 0, 1])
+    model.generate_joining(lambda most: [asked.pop(0)] if next(waits, 0) else [])
+    assert not asked
+    came = [who for who, _ in heard].index("second")
+    passes_of_prompt = {"mixed": 1, "in pieces": 9, "apart": 0}[passes]
+    assert model._mixes is (passes != "apart")
+    # Before the second chat's first words the first one wrote on, a token in each pass.
+    assert came >= 4 + passes_of_prompt
+
+
+def test_a_pass_is_shared_only_where_nothing_changes(folder: Path) -> None:
+    model = load(folder).model
+    with torch.inference_mode():
+        assert mixed.can_mix(model)
+        model.set_attn_implementation("sdpa")
+        assert not mixed.can_mix(model)
+        model.set_attn_implementation("domainlm_grouped")
+        assert mixed.can_mix(model)
+        # A layer that looks at more than its own chat's tokens, or at less, is found out.
+        attention = model.model.layers[0].self_attn
+        attention.is_causal = False
+        assert not mixed.can_mix(model)
+        attention.is_causal = True
+        forward = attention.forward
+
+        def blurred(hidden: torch.Tensor, *args: object, **settings: object) -> object:
+            return forward(hidden + hidden.mean(dim=1, keepdim=True), *args, **settings)
+
+        attention.forward = blurred
+        assert not mixed.can_mix(model)

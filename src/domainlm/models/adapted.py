@@ -79,9 +79,12 @@ def apply_adapter(model: Any, adapter: Path) -> tuple[Any, Prefix]:
         ) from None
 
 
-def prefixed_cache(config: Any, prefix: Prefix, rows: int) -> DynamicCache:
-    """A fresh cache of `rows` chats that already holds the prefix."""
-    cache = fresh_cache(config)
+def prefixed_cache(config: Any, prefix: Prefix, rows: int, coming: int = 0) -> DynamicCache:
+    """A fresh cache of `rows` chats that already holds the prefix, with room for `coming` tokens
+    after it.
+    """
+    held = prefix[0][0].shape[2] if prefix else 0
+    cache = fresh_cache(config, held + coming)
     for layer, (keys, values) in enumerate(prefix):
         cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), layer)
     return cache

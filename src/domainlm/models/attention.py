@@ -8,6 +8,8 @@ a block of rows meets only the keys before it: plain matrix products, each large
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +22,18 @@ NAME = "domainlm_grouped"
 _ROWS = 48
 """Query rows of a block: more waste products on the upper triangle, fewer make them small."""
 _SPECIAL = ("position_bias", "softcap", "cache", "sliding_window")
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Keys, or values, of several chats that share a pass: of `rows` that decode one token each,
+    `(rows, g, s, d)`, if there are any; then of each prompt, `(1, g, s, d)`, which is at the last
+    `counts` tokens.
+    """
+
+    rows: int
+    counts: Sequence[int]
+    kept: Sequence[torch.Tensor]
 
 
 def use_groups(model: Any) -> None:
@@ -37,8 +51,8 @@ def use_groups(model: Any) -> None:
 def _forward(
     module: Any,
     query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
+    key: torch.Tensor | Parts,
+    value: torch.Tensor | Parts,
     attention_mask: torch.Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
@@ -47,11 +61,21 @@ def _forward(
     """Attention in the form that transformers calls.
 
     Shapes: h query heads share g key-value heads; query `(b, h, t, d)`, key and value
-    `(b, g, s, d)`, mask `(b, 1, t, s)` true where a query may look, result `(b, t, h, d)`.
+    `(b, g, s, d)`, mask `(b, 1, t, s)` true where a query may look, result `(b, t, h, d)`. Where
+    chats share a pass, b is 1 and the mask, `(rows, 1, 1, s)`, that of the rows.
+
+    Raises:
+        NotImplementedError: chats share a pass, and the model asks for more than plain attention.
     """
     b, h, t, d = query.shape
-    g = key.shape[1]
-    special = any(settings.get(name) is not None for name in _SPECIAL) or value.shape[-1] != d
+    special = any(settings.get(name) is not None for name in _SPECIAL)
+    if isinstance(key, Parts) or isinstance(value, Parts):
+        assert isinstance(key, Parts) and isinstance(value, Parts)
+        if special or not getattr(module, "is_causal", False):
+            raise NotImplementedError("chats share no pass of this model")
+        scale = d**-0.5 if scaling is None else scaling
+        return _apart(query, key, value, attention_mask, scale).transpose(1, 2), None
+    special = special or value.shape[-1] != d
     usual = attention_mask is None or (
         attention_mask.dtype == torch.bool and attention_mask.shape[1] == 1
     )
@@ -63,9 +87,39 @@ def _forward(
     scale = d**-0.5 if scaling is None else scaling
     if t > 1:
         return _in_blocks(query, key, value, attention_mask, scale).transpose(1, 2), None
+    return _next(query, key, value, attention_mask, scale).transpose(1, 2), None
+
+
+def _next(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scale: float,
+) -> torch.Tensor:
+    """Attention of one token of each chat, shapes as in `_forward`, result as the query."""
+    (b, h, _, d), g = query.shape, key.shape[1]
     rows = query.reshape(b, g, h // g, d)
-    out = scaled_dot_product_attention(rows, key, value, attn_mask=attention_mask, scale=scale)
-    return out.reshape(b, 1, h, d), None
+    out = scaled_dot_product_attention(rows, key, value, attn_mask=mask, scale=scale)
+    return out.reshape(b, h, 1, d)
+
+
+def _apart(
+    query: torch.Tensor, keys: Parts, values: Parts, mask: torch.Tensor | None, scale: float
+) -> torch.Tensor:
+    """Attention of chats that share a pass, each within its own; result `(1, h, t, d)`."""
+    out = torch.empty_like(query)
+    kept = zip(keys.kept, values.kept, strict=True)
+    if keys.rows:
+        newest = query[:, :, : keys.rows].transpose(0, 2)  # (rows, h, 1, d)
+        key, value = next(kept)
+        out[:, :, : keys.rows] = _next(newest, key, value, mask, scale).transpose(0, 2)
+    start = keys.rows
+    for count, (key, value) in zip(keys.counts, kept, strict=True):
+        end = start + count
+        out[:, :, start:end] = _in_blocks(query[:, :, start:end], key, value, None, scale)
+        start = end
+    return out
 
 
 def _in_blocks(

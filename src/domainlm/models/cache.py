@@ -24,6 +24,11 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
     keys: torch.Tensor
     values: torch.Tensor
 
+    def __init__(self, coming: int = 0) -> None:
+        """Empty; makes room for `coming` tokens at once."""
+        super().__init__()
+        self._coming = coming
+
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **settings: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -35,7 +40,8 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         return self.keys, self.values
 
     def put(self, slots: Sequence[int], other: GrowingLayer, rows: int) -> None:
-        """Let the rows of `other` take over rows of this layer, which then has at least `rows`.
+        """Let the rows of `other` take over rows of this layer, or new ones behind its last, where
+        room for so many `rows` is made at once.
 
         All rows end at the same token; what stands before a row's own tokens is left to the mask.
         """
@@ -49,36 +55,44 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
 
     def _added(self, room: str, held: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
         before = held.shape[-2] if held.numel() else 0
-        after = before + new.shape[-2]
-        place: torch.Tensor | None = getattr(self, room, None)
-        # Chats that were dropped, or anything else done to the layer, left other tensors.
-        mine = place is not None and held.data_ptr() == place.data_ptr()
-        if place is None or not mine or place.shape[-2] < after or len(place) != len(new):
-            b, g, _, d = new.shape
-            place = new.new_empty(b, g, after + ROOM, d)
+        (b, g, _, d), after = new.shape, before + new.shape[-2]
+        place = self._place(room, held)
+        if place is None or place.shape[-2] < after:
+            place = new.new_empty(b, g, max(after + ROOM, self._coming), d)
             if before:
                 place[..., :before, :] = held
             setattr(self, room, place)
-        place[..., before:after, :] = new
-        return place[..., :after, :]
+        place[:b, :, before:after] = new
+        return place[:b, :, :after]
 
     def _put(
         self, room: str, held: torch.Tensor, slots: Sequence[int], new: torch.Tensor, rows: int
     ) -> torch.Tensor:
         (b, g, s, d), t = held.shape, new.shape[2]
-        rows, width = max(b, rows), max(s, t)
-        if rows > b or width > s:
-            # Zeros, for whatever is masked must still be a number.
-            place = held.new_zeros(rows, g, width + ROOM, d)
+        needed, width = max(b, max(slots) + 1), max(s, t)
+        place = self._place(room, held)
+        # Zeros, for whatever is masked must still be a number.
+        if width > s or needed > (b if place is None else len(place)):
+            place = held.new_zeros(max(rows, needed), g, width + ROOM, d)
             place[:b, :, width - s : width] = held
             setattr(self, room, place)
-            held = place[:, :, :width]
+        elif place is not None:
+            place[b:needed] = 0
+        held = held if place is None else place[:needed, :, :width]
         held[list(slots), :, width - t :] = new
         return held
 
+    def _place(self, room: str, held: torch.Tensor) -> torch.Tensor | None:
+        """The larger tensor that `held` is the filled part of, if it is still."""
+        place: torch.Tensor | None = getattr(self, room, None)
+        # Chats that were dropped, or anything else done to the layer, left other tensors.
+        return place if place is not None and held.data_ptr() == place.data_ptr() else None
 
-def fresh_cache(config: Any) -> DynamicCache:
-    """An empty cache for a model; sliding-window and recurrent layers stay its own."""
+
+def fresh_cache(config: Any, coming: int = 0) -> DynamicCache:
+    """An empty cache for a model, with room for `coming` tokens; sliding-window and recurrent
+    layers stay its own.
+    """
     cache = DynamicCache(config=config)
-    cache.layers = [GrowingLayer() if type(x) is DynamicLayer else x for x in cache.layers]
+    cache.layers = [GrowingLayer(coming) if type(x) is DynamicLayer else x for x in cache.layers]
     return cache

@@ -35,6 +35,7 @@ from domainlm.models.decoding import (
     stream_seed,
 )
 from domainlm.models.embedded import MODEL_NAME, ensure_checkpoint, first_line, quiet_loading
+from domainlm.models.mixed import can_mix
 from domainlm.models.packed import pack
 from domainlm.models.pieces import Piecewise, stop_at
 from domainlm.models.running import Batch, Running, decode
@@ -120,6 +121,7 @@ class LocalModel:
             (k.to(self.device, self.dtype), v.to(self.device, self.dtype)) for k, v in prefix
         )
         self._beginnings = Beginnings(self.model, self._prefix)
+        self._mixes: bool | None = None
         self._virtual = prefix[0][0].shape[2] if prefix else 0
         longest = int(model.config.get_text_config().max_position_embeddings)
         self.context = longest - self._virtual
@@ -297,9 +299,11 @@ class LocalModel:
         pad = self.tokenizer.pad_token_id or 0
 
         def empty() -> Batch:
-            return Batch(self.model, self._beginnings, pad=pad)
+            return Batch(self.model, self._beginnings, pad=pad, mixes=bool(self._mixes))
 
         with self.lock, torch.inference_mode():
+            if self._mixes is None:
+                self._mixes = can_mix(self.model)
             decode(empty, take, size=self.batch_size, tokens=self.batch_tokens)
 
     def _text(self, tokens: list[int]) -> str:
