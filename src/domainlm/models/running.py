@@ -192,8 +192,8 @@ class Batch:
             reading.chat.seconds += each * len(stretch.tokens)
             if stretch.last:
                 self._coming.popleft()
-                mask = self._mask.new_ones(1, stretch.start)
-                end = mask[:, :1] * (stretch.start - 1)
+                mask = self._mask.new_ones(1, stretch.held)
+                end = mask[:, :1] * (stretch.held - 1)
                 entered += self._enter([reading.chat], reading.cache, mask, end, in_all)
         picked = [*slots, *range(rows, rows + len(entered))]
         return self._chosen([*slots, *entered], logits[picked], now)
