@@ -58,7 +58,14 @@ class Ground:
 
 
 def prepare(config: Config, folder: RunDir, progress: Progress) -> Ground:
-    """Documents, questions, index and pipeline: what every arm stands on."""
+    """Documents, questions, index and pipeline: what every arm stands on.
+
+    Raises:
+        ConfigError: a model or a stage is unknown.
+        DataError: documents or questions cannot be used.
+        ModelError: a model cannot be loaded or reached.
+    """
+    contenders.check_names(config)
     provenance.refuse_mixed_folders(config)
     read_key = corpus_key(config)
     documents, quarantined = read_corpus(config, folder, read_key, progress)
