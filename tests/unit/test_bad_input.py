@@ -12,9 +12,11 @@ from domainlm.artifacts import load_json, write_atomic
 from domainlm.cli import app
 from domainlm.config import load_config
 from domainlm.corpus.external import load_answers
+from domainlm.corpus.sets import read_documents
 from domainlm.display.run import show_result
 from domainlm.errors import ConfigError, DataError, DomainLMError
 from domainlm.finished import regression
+from domainlm.ground import read_questions
 from domainlm.history import HISTORY, Snapshot
 from domainlm.planning import plan
 from domainlm.schema import Quarantined, RunResult
@@ -193,3 +195,19 @@ def test_a_result_names_what_was_left_out(capsys: pytest.CaptureFixture[str]) ->
     bare = dataclasses.replace(result.data, quarantined=(), dropped=())
     show_result(dataclasses.replace(result, data=bare), None)
     assert "left out" not in capsys.readouterr().out
+
+
+def test_a_question_whose_answer_is_no_choice_is_left_out_and_named(domain: Path) -> None:
+    rows = [
+        {"id": "right", "text": "Is it green?", "references": ["YES."], "choices": ["yes", "no"]},
+        {"id": "letter", "text": "Which?", "references": ["b"], "choices": ["a", "b"]},
+        {"id": "never", "text": "Is it red?", "references": ["nein"], "choices": ["yes", "no"]},
+    ]
+    path = domain.with_name("questions.jsonl")
+    path.write_text(path.read_text() + "\n" + "\n".join(map(json.dumps, rows)))
+    config = load_config(domain)
+    documents, _ = read_documents(config.documents, config.questions, config.format)
+    found = read_questions(config, tuple(documents))
+    assert ("never", "the answer nein is none of its choices") in found.dropped
+    kept = {q.id for q in (*found.train, *found.dev, *found.test)}
+    assert {"right", "letter"} <= kept and "never" not in kept
