@@ -10,12 +10,19 @@ import numpy as np
 
 from domainlm.artifacts import Log, Progress, RunDir, Silent, digest
 from domainlm.config import Config
+from domainlm.config.sections import StageConfig
 from domainlm.config.training import TrainingConfig
 from domainlm.corpus.chunking import chunk_document
 from domainlm.evaluation.metrics import OBJECTIVES, retrieval_metrics
-from domainlm.models.base import ChatModel, Embedder, load_chat_model, load_embedder
+from domainlm.models.base import (
+    ChatModel,
+    Embedder,
+    check_specs,
+    load_chat_model,
+    load_embedder,
+)
 from domainlm.rag.pipeline import Retrieval
-from domainlm.rag.stages import Resources
+from domainlm.rag.stages import Phase, Resources, asked_by, stage_settings
 from domainlm.retrieval import Index, IndexDelta, build_index
 from domainlm.schema import (
     Chunk,
@@ -48,6 +55,28 @@ CANDIDATES: tuple[tuple[str, tuple[StageSpec, ...]], ...] = (
     ("graph", (StageSpec("graph"),)),
 )
 """Retrievers tried on the dev questions where the configuration names none."""
+
+
+def check_names(config: Config) -> None:
+    """Look up every model and stage that `config` names, before any work begins.
+
+    Raises:
+        ConfigError: a name or a setting of a stage is unknown.
+        ModelError: the folder of a model does not exist.
+    """
+    check_specs(config.model, config.embedder)
+    rag = config.rag
+    phases: tuple[tuple[Phase, Sequence[StageConfig]], ...] = (
+        ("pre", rag.pre),
+        ("retrieve", rag.retrieve),
+        ("post", (*rag.rerank, *rag.post)),
+    )
+    for phase, stages in phases:
+        for stage in stages:
+            stage_settings(phase, stage.spec())
+    for stage in rag.retrieve:
+        for leaf in asked_by(stage.spec()):
+            stage_settings("retrieve", leaf)
 
 
 def open_index(

@@ -20,6 +20,7 @@ from domainlm.corpus.questions import check_documents
 from domainlm.corpus.sets import read_asked, read_documents
 from domainlm.corpus.splits import split_questions
 from domainlm.errors import DataError
+from domainlm.evaluation.tasks import choose
 from domainlm.fusion import DENSE_SHARE
 from domainlm.models.base import Embedder
 from domainlm.rag.graph import merges_of
@@ -58,7 +59,14 @@ class Ground:
 
 
 def prepare(config: Config, folder: RunDir, progress: Progress) -> Ground:
-    """Documents, questions, index and pipeline: what every arm stands on."""
+    """Documents, questions, index and pipeline: what every arm stands on.
+
+    Raises:
+        ConfigError: a model or a stage is unknown.
+        DataError: documents or questions cannot be used.
+        ModelError: a model cannot be loaded or reached.
+    """
+    contenders.check_names(config)
     provenance.refuse_mixed_folders(config)
     read_key = corpus_key(config)
     documents, quarantined = read_corpus(config, folder, read_key, progress)
@@ -151,7 +159,8 @@ def split_corpus(
 
 
 def read_questions(config: Config, documents: tuple[Document, ...]) -> QuestionSet:
-    """Read the questions, refuse those about absent documents, and split by document.
+    """Read the questions, leave out those about absent documents and those that no answer can get
+    right, and split by document.
 
     Raises:
         DataError: the file is missing, malformed or empty, or no question is left.
@@ -164,12 +173,18 @@ def read_questions(config: Config, documents: tuple[Document, ...]) -> QuestionS
             "score against; add references, or give the task 'unanswerable' to those without"
         )
     bare = [(q.id, "no reference answer") for q in known if q not in scored]
+    hopeless = [
+        (q.id, f"the answer {q.references[0]:.40} is none of its choices")
+        for q in scored
+        if q.choices and q.references and not any(choose(r, q.choices) for r in q.references)
+    ]
+    never = {question_id for question_id, _ in hopeless}
     questions = split_questions(
-        scored,
+        [q for q in scored if q.id not in never],
         documents,
         seed=config.split.seed,
         dev=config.split.dev,
         test_new=config.split.test_new,
         test_known=config.split.test_known,
     )
-    return dataclasses.replace(questions, dropped=(*absent, *bare, *questions.dropped))
+    return dataclasses.replace(questions, dropped=(*absent, *bare, *hopeless, *questions.dropped))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from domainlm import pricing
 from domainlm.asking import Quote
 from domainlm.config import Config
+from domainlm.contenders import check_names
 from domainlm.controls import LONG_CHARS
 from domainlm.corpus.questions import check_documents
 from domainlm.corpus.sets import read_asked, read_documents
@@ -50,10 +51,12 @@ def plan(config: Config) -> list[Step]:
 
     Raises:
         DataError: documents or questions cannot be used.
-        ConfigError: the price book or a price's name is wrong.
+        ConfigError: a model, a stage, the price book or a price's name is wrong.
+        ModelError: the folder of a model does not exist.
     """
-    documents, _ = read_documents(config.documents, config.questions, config.format)
-    questions, _ = check_documents(read_asked(config.questions, config.format), documents)
+    check_names(config)
+    documents, unread = read_documents(config.documents, config.questions, config.format)
+    questions, absent = check_documents(read_asked(config.questions, config.format), documents)
     prices = pricing.check(config)
     machine = pricing.machine(config, prices)
     hosted = pricing.model_price(config, prices)
@@ -63,20 +66,17 @@ def plan(config: Config) -> list[Step]:
 
     split, limits, training = config.split, config.evaluation, config.training
     corpus = sum(len(d.text) for d in documents) / _CHARS_PER_TOKEN
-    held_out = split.test_new + (1 - split.test_new) * split.test_known
+    taught_share = (1 - split.test_new - split.dev) * (1 - split.test_known)
+    held_out = 1 - split.dev - taught_share
     asked = min(limits.max_questions or 10**9, round(len(questions) * held_out)) + min(
         limits.dev_questions or 10**9, round(len(questions) * split.dev)
     )
     context = config.rag.passages * config.chunking.tokens + _PROMPT_TOKENS
-    steps = [
-        step(
-            "index",
-            f"{len(documents)} documents",
-            corpus,
-            corpus / EMBED,
-        )
-    ]
-    people = round(len(questions) * (1 - held_out - split.dev))
+    what = f"{len(documents)} documents"
+    what += f", {len(unread)} files left out" if unread else ""
+    what += f", {len(absent)} questions left out ({absent[0][1]})" if absent else ""
+    steps = [step("index", what, corpus, corpus / EMBED)]
+    people = round(len(questions) * taught_share)
     taught = training.retriever
     if taught.epochs:
         # Backward passes cost twice a forward one, and every chunk is embedded anew.

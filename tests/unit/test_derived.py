@@ -156,7 +156,7 @@ def test_no_question_is_billed_for_what_is_derived_beforehand(tmp_path: Path) ->
 @pytest.mark.parametrize("use", ["questions", "raptor"])
 @pytest.mark.parametrize("trouble", ["dead", "garbage", "absent"])
 def test_a_bad_writer_leaves_the_plain_hybrid(tmp_path: Path, use: str, trouble: str) -> None:
-    model = FakeModel({"": "zzz qqq?"}, fail="bar" if trouble == "garbage" else "a")
+    model = FakeModel({"": "zzz qqq?"}, fail=() if trouble == "garbage" else "a")
 
     def load() -> FakeModel:
         if trouble == "absent":
@@ -170,9 +170,7 @@ def test_a_bad_writer_leaves_the_plain_hybrid(tmp_path: Path, use: str, trouble:
     answer = with_retrieval("rag", FakeModel(), Sampling(), pipeline).answer([question])[0]
     assert list(answer.passages) == plain and not answer.failed
     said = {"dead": "scripted failure", "garbage": "nothing usable", "absent": "weights are gone"}
-    if trouble != "garbage" or use == "questions":
-        assert said[trouble] in answer.trace[0].fallback or "failed" in answer.trace[0].fallback
-    assert answer.trace[0].fallback
+    assert said[trouble] in answer.trace[0].fallback
 
 
 def test_a_failed_chunk_is_asked_again_and_the_others_are_not(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_a_copied_cache_is_hashed_once_and_kept(cache, monkeypatch):
     folder = embedded.ensure_checkpoint()
     os.utime(folder / "config.json", (1, 1))
     assert embedded.is_complete(folder)
-    monkeypatch.setattr(embedded, "_sha256", lambda path: pytest.fail("hashed again"))
+    monkeypatch.setattr(embedded, "digest_file", lambda path: pytest.fail("hashed again"))
     assert embedded.ensure_checkpoint() == folder and conversions() == 1
 
 

@@ -201,10 +201,10 @@ def _with_budget(raw: dict[str, Any]) -> dict[str, Any]:
     """Fill what the budget governs; explicit settings win, a bad budget is left to validation."""
     budget = raw.get("budget", "small")
     dial = BUDGETS.get(budget) if isinstance(budget, str) else None  # type: ignore[call-overload]
-    training, evaluation = raw.get("training") or {}, raw.get("evaluation") or {}
+    training, evaluation = _section(raw, "training"), _section(raw, "evaluation")
     if dial is None or not isinstance(training, dict) or not isinstance(evaluation, dict):
         return raw
-    synthesis = training.get("synthesis") or {}
+    synthesis = _section(training, "synthesis")
     if not isinstance(synthesis, dict):
         return raw
     return {
@@ -216,6 +216,12 @@ def _with_budget(raw: dict[str, Any]) -> dict[str, Any]:
         },
         "evaluation": {**dial["evaluation"], **evaluation},
     }
+
+
+def _section(raw: dict[str, Any], name: str) -> Any:
+    """What stands under `name`; a section whose lines are all comments is empty."""
+    value = raw.get(name)
+    return {} if value is None else value
 
 
 def apply_override(raw: dict[str, Any], override: str) -> None:
@@ -242,6 +248,23 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
         raise ConfigError(f"override {override!r}: {value!r} is not a YAML value") from None
 
 
+_WANTED = {
+    "tuple_type": "give a list, such as [a, b]",
+    "dict_type": "give settings of its own, such as {key: value}",
+    "model_type": "give settings of its own, such as {key: value}",
+    "path_type": "give a path",
+    "string_type": "give text, in quotes if it looks like a number",
+    "int_type": "give a whole number",
+    "int_parsing": "give a whole number",
+    "int_from_float": "give a whole number",
+    "float_type": "give a number",
+    "float_parsing": "give a number",
+    "bool_type": "give true or false",
+    "bool_parsing": "give true or false",
+}
+"""What to give instead, by pydantic's kind of error, where its message speaks of Python."""
+
+
 def _one_sentence(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"])
@@ -256,5 +279,5 @@ def _one_sentence(error: ValidationError) -> str:
         return f"unknown setting {where!r}{hint} (known: {', '.join(known)})"
     if first["type"] == "missing":
         return f"setting {where!r} is missing; give it in the YAML file or as {where}=VALUE"
-    message = first["msg"].removeprefix("Value error, ")
+    message = _WANTED.get(first["type"], first["msg"].removeprefix("Value error, "))
     return f"setting {where!r}: {message} (got {first['input']!r:.80})" if where else message

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from domainlm.schema import RagSpec, StageSpec
 
@@ -42,6 +42,15 @@ class SplitConfig(Section):
     test_new: float = Field(0.2, ge=0, lt=1)
     test_known: float = Field(0.2, ge=0, lt=1)
 
+    @model_validator(mode="after")
+    def _leaves_some_to_train(self) -> SplitConfig:
+        if self.dev + self.test_new >= 1:
+            raise ValueError(
+                f"dev + test_new is {self.dev + self.test_new:g}; keep it below 1, so that "
+                "documents are left to train on"
+            )
+        return self
+
 
 class ChunkingConfig(Section):
     """How documents become retrievable spans; sizes in tokens of the embedder."""
@@ -52,6 +61,19 @@ class ChunkingConfig(Section):
     window: int = Field(2, ge=0, le=20)
     parent_tokens: int = Field(480, ge=32, le=8192)
     header: bool = True
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> ChunkingConfig:
+        if self.overlap >= self.tokens:
+            raise ValueError(
+                f"overlap is {self.overlap}, but tokens is {self.tokens}; make overlap smaller"
+            )
+        if self.use == "parent_child" and self.parent_tokens < self.tokens:
+            raise ValueError(
+                f"parent_tokens is {self.parent_tokens}, but tokens is {self.tokens}; make "
+                "parent_tokens larger"
+            )
+        return self
 
 
 class StageConfig(BaseModel):

@@ -15,7 +15,7 @@ from domainlm.display.progress import clean
 from domainlm.doctor import Check
 from domainlm.errors import DataError
 from domainlm.planning import Step
-from domainlm.schema import Answer, ArmSummary, Interval, Question, RunResult, Waterfall
+from domainlm.schema import Answer, ArmSummary, DataCard, Interval, Question, RunResult, Waterfall
 
 _STATE_STYLE = {"ok": "green", "missing": "red", "note": "yellow"}
 
@@ -67,6 +67,8 @@ def show_result(result: RunResult, page: Path | None) -> None:
             style="bold" if shipped else None,
         )
     console.print(table)
+    for sentence in left_out(result.data):
+        console.print(clean(f"! {sentence}"), style="yellow", highlight=False, markup=False)
     if grounded := _grounded(result.summaries):
         console.print(grounded, highlight=False, markup=False)
     console.print(Text(clean(result.verdict.sentence), style="bold"))
@@ -80,6 +82,18 @@ def show_result(result: RunResult, page: Path | None) -> None:
         console.print(clean(f"! {caveat}"), style="yellow", highlight=False, markup=False)
     if page:
         console.print(f"Report: {page}", highlight=False, markup=False, soft_wrap=True)
+
+
+def left_out(data: DataCard) -> list[str]:
+    """What of the documents and questions is in no figure, with the first reasons."""
+    files = [(q.source, f"{q.reason}: {q.detail}") for q in data.quarantined]
+    return [
+        f"{what} left out ({len(found)}): "
+        + "; ".join(f"{name} ({reason})" for name, reason in found[:3])
+        + ("; …" if len(found) > 3 else "")
+        for what, found in (("files", files), ("questions", list(data.dropped)))
+        if found
+    ]
 
 
 def show_question(result: RunResult, question_id: str) -> None:

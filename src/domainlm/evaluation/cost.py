@@ -161,8 +161,8 @@ def machine_cost(seconds: float, prices: PriceBook, machine: Machine) -> float:
     if machine.gpu:
         if machine.gpu not in prices.gpu_hours:
             raise ConfigError(
-                f"GPU {machine.gpu!r} has no price; add it under gpu_hours or use one of "
-                f"{', '.join(sorted(prices.gpu_hours)) or 'none yet'}"
+                f"hardware {machine.gpu!r} has no price; add it under gpu_hours or use one of "
+                f"{', '.join(['cpu_core_hour', *sorted(prices.gpu_hours)])}"
             )
         hourly = machine.gpus * prices.gpu_hours[machine.gpu].usd
     else:

@@ -19,7 +19,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from domainlm.errors import ConfigError
+from domainlm.errors import ConfigError, ModelError
 from domainlm.schema import Call, Chat, Generation, Sampling
 
 Array = NDArray[np.float32]
@@ -250,8 +250,38 @@ def load_embedder(
     return embedder
 
 
+def check_specs(model: str, embedder: str) -> None:
+    """Refuse what no model can be loaded from; nothing is loaded.
+
+    Raises:
+        ConfigError: one of them names no backend.
+        ModelError: the folder of a local model does not exist.
+    """
+    for spec, table, what in ((model, CHAT_MODELS, "model"), (embedder, EMBEDDERS, "embedder")):
+        head, rest = _parts(spec, table, what)
+        if head == "local" and means_folder(rest) and not Path(rest).expanduser().is_dir():
+            raise absent_folder(Path(rest).expanduser())
+
+
+def means_folder(name: str) -> bool:
+    """Whether the name of a model is a path and not a hub id, `owner/name`."""
+    return name.count("/") != 1 or name.startswith((".", "/", "~"))
+
+
+def absent_folder(folder: Path) -> ModelError:
+    """What to say of a model whose folder is not there."""
+    return ModelError(f"the model folder {folder} does not exist; check the path")
+
+
 def _resolve(spec: str, table: Mapping[str, str], what: str) -> tuple[Callable[..., Any], str]:
     """The loader function that a spec names, and what stands behind its colon."""
+    head, rest = _parts(spec, table, what)
+    module, _, function = table[head].partition(":")
+    return getattr(importlib.import_module(module), function), rest
+
+
+def _parts(spec: str, table: Mapping[str, str], what: str) -> tuple[str, str]:
+    """The backend that a spec names, and what stands behind its colon."""
     head, _, rest = spec.partition(":")
     if head not in table:
         near = difflib.get_close_matches(head, table, n=1)
@@ -262,5 +292,4 @@ def _resolve(spec: str, table: Mapping[str, str], what: str) -> tuple[Callable[.
         raise ConfigError(f"{what} is {spec!r}; add {_NEEDS_NAME[head]} after the colon")
     if head == "embedded" and rest:
         raise ConfigError(f"{what} is {spec!r}; embedded takes nothing after it")
-    module, _, function = table[head].partition(":")
-    return getattr(importlib.import_module(module), function), rest.strip()
+    return head, rest.strip()

@@ -8,7 +8,6 @@ flushed and renamed under a lock, so two processes that start together convert o
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.util
 import json
 import os
@@ -21,6 +20,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from domainlm.artifacts import digest_file, flush_folder
 from domainlm.errors import ModelError
 
 MODEL_NAME = "SmolLM2-135M-Instruct"
@@ -105,7 +105,7 @@ def is_complete(folder: Path) -> bool:
             if stat.st_size != known["size"]:
                 return False
             if stat.st_mtime_ns != known["mtime_ns"]:
-                if _sha256(folder / name) != known["sha256"]:
+                if digest_file(folder / name) != known["sha256"]:
                     return False
                 known["mtime_ns"], touched = stat.st_mtime_ns, True
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -157,7 +157,7 @@ def _build(root: Path, final: Path, allow_download: bool, tell: Progress) -> Non
         if final.exists():
             shutil.rmtree(final)
         os.replace(temporary, final)
-        _sync_folder(root)
+        flush_folder(root)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -168,7 +168,7 @@ def _source(allow_download: bool, tell: Progress) -> Path | None:
     path = folder / GGUF_FILE if folder else None
     if path is not None and path.is_file():
         tell(0.01, "checking the packaged weights")
-        if (found := _sha256(path)) != GGUF_SHA256:
+        if (found := digest_file(path)) != GGUF_SHA256:
             raise ModelError(
                 f"{path} is damaged (sha256 {found[:12]}…, expected {GGUF_SHA256[:12]}…); "
                 f"run: {INSTALL_LLM} --force-reinstall"
@@ -231,14 +231,14 @@ def _write_manifest(folder: Path, source: str) -> None:
             os.fsync(stream.fileno())
         stat = path.stat()
         files[path.relative_to(folder).as_posix()] = {
-            "sha256": _sha256(path),
+            "sha256": digest_file(path),
             "size": stat.st_size,
             "mtime_ns": stat.st_mtime_ns,
         }
     manifest = {"model": MODEL_NAME, "conversion": CONVERSION, "source": source, "files": files}
     _write_synced(folder / MANIFEST, json.dumps(manifest, indent=1))
     folder.chmod(0o755)
-    _sync_folder(folder)
+    flush_folder(folder)
 
 
 @contextlib.contextmanager
@@ -276,11 +276,6 @@ def _package_folder(name: str) -> Path | None:
     return Path(places[0]) if places else None
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _write_synced(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("w", encoding="utf-8") as stream:
@@ -288,16 +283,6 @@ def _write_synced(path: Path, text: str) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(temporary, path)
-
-
-def _sync_folder(folder: Path) -> None:
-    # Windows cannot open a folder; there the rename is as durable as it gets.
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def first_line(error: BaseException) -> str:

@@ -28,7 +28,7 @@ from domainlm.models.adapted import (
     prefixed_cache,
 )
 from domainlm.models.attention import use_groups
-from domainlm.models.base import Listener, Request, report_call
+from domainlm.models.base import Listener, Request, absent_folder, means_folder, report_call
 from domainlm.models.decoding import (
     end_tokens,
     render_prompt,
@@ -339,8 +339,8 @@ def find_checkpoint(path_or_id: str | Path, *, allow_download: bool) -> str:
             raise ModelError(f"{folder} has no config.json; give a folder saved by save_pretrained")
         return str(folder)
     name = str(path_or_id)
-    if isinstance(path_or_id, Path) or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise ModelError(f"the model folder {folder} does not exist; check the path")
+    if isinstance(path_or_id, Path) or means_folder(name):
+        raise absent_folder(folder)
     with quiet_loading(allow_download):
         try:
             AutoConfig.from_pretrained(name, local_files_only=not allow_download)
