@@ -43,7 +43,7 @@ SETS = {
     "cranfield": 80,
     "multihop_rag": 80,
     "2wikimultihopqa": 79,
-    "lihua_world": 80,
+    "lihua_world": 60,
     "scifact": 400,
 }
 """Questions of each, drawn by their ids."""

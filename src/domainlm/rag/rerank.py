@@ -122,7 +122,7 @@ def _titled(passage: Passage, max_chars: int | None = None) -> str:
 
 
 def likelihood(
-    resources: Resources, *, weight: float = 0.5, depth: int = 10, max_chars: int = 1_000
+    resources: Resources, *, weight: float = 0.4, depth: int = 10, max_chars: int = 1_000
 ) -> PostProcessor:
     """Order the first `depth` passages by how likely the model is to go on with the question after
     reading the first `max_chars` characters of each (query likelihood, Ponte & Croft 1998; by a
