@@ -110,6 +110,7 @@ RANKING: dict[str, Technique] = {
     "query2doc": before("query2doc"),
     "iterate": retrieve(StageSpec("iterate"), asks=True),
     "model_rank": rerank("model_rank", asks=True),
+    "likelihood": rerank("likelihood", asks=True),
     "questions": retrieve(StageSpec("questions", {"max_calls": 300, "max_tokens": 64})),
 }
 CUTTING: dict[str, Technique] = {

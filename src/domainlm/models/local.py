@@ -202,11 +202,17 @@ class LocalModel:
 
     def surprise(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """Mean negative log-likelihood per token, in nats, of each text after its context."""
+        if not pairs:
+            return []
         started = time.perf_counter()
         # Passages are data: a control token spelled out in them is plain text.
         plain = {"add_special_tokens": False, "split_special_tokens": True}
         contexts = self.tokenizer([c for c, _ in pairs], **plain)["input_ids"]
         texts = self.tokenizer([t for _, t in pairs], **plain)["input_ids"]
+        # A context that leaves its text no room is cut at its end.
+        contexts = [
+            c[: max(self.context - len(t), 0)] for c, t in zip(contexts, texts, strict=True)
+        ]
         rows = [(c + t)[: self.context] for c, t in zip(contexts, texts, strict=True)]
         found = [0.0] * len(pairs)
         lengths = [len(row) for row in rows]
@@ -216,21 +222,28 @@ class LocalModel:
                 ids = torch.zeros(len(batch), width, dtype=torch.long, device=self.device)
                 for n, i in enumerate(batch):
                     ids[n, : lengths[i]] = torch.tensor(rows[i], device=self.device)
+                spans = [range(max(len(contexts[i]) - 1, 0), lengths[i] - 1) for i in batch]
+                kept = sorted({column for span in spans for column in span})
+                if not kept:
+                    continue
                 # Padding stands to the right: a causal model never looks there.
-                logits = self._scores(ids)[:, :-1].float()
-                picked = torch.log_softmax(logits, -1).gather(2, ids[:, 1:, None])[..., 0]
-                for n, i in enumerate(batch):
-                    own = picked[n, max(len(contexts[i]) - 1, 0) : lengths[i] - 1]
-                    found[i] = -float(own.mean()) if len(own) else 0.0
+                columns = torch.tensor(kept, device=self.device)
+                logits = self._scores(ids, columns).float()
+                wanted = ids[:, columns + 1, None]
+                picked = torch.log_softmax(logits, -1).gather(2, wanted)[..., 0]
+                for n, (i, span) in enumerate(zip(batch, spans, strict=True)):
+                    if span:
+                        first = kept.index(span[0])
+                        found[i] = -float(picked[n, first : first + len(span)].mean())
         report_call(self.name, "generate", sum(lengths), 0, time.perf_counter() - started)
         return found
 
-    def _scores(self, ids: torch.Tensor) -> torch.Tensor:
-        """Logits at every position, `(b, s, v)`."""
+    def _scores(self, ids: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """Logits of rows `(b, s)` at p columns, `(b, p, v)`; a vocabulary is large."""
         if not self._prefix:
-            return self.model(input_ids=ids, use_cache=False).logits
+            return self.model(input_ids=ids, use_cache=False, logits_to_keep=columns).logits
         cache = prefixed_cache(self.model.config, self._prefix, len(ids))
-        return self.model(input_ids=ids, past_key_values=cache).logits
+        return self.model(input_ids=ids, past_key_values=cache, logits_to_keep=columns).logits
 
     def _entered(self, requests: Sequence[Request]) -> list[Running]:
         """Chats on their way into a batch; those that cannot be read or are too long fail alone."""

@@ -112,9 +112,42 @@ def _trained(resources: Resources, head: str) -> tuple[_Ask, _Read]:
 
         resources.cache[key] = LateInteraction(Path(head))
     late: LateInteraction = resources.cache[key]
-    return late.question, lambda passages: late.passages(
-        [f"{p.title}\n{p.text}" if p.title else p.text for p in passages]
-    )
+    return late.question, lambda passages: late.passages([_titled(p) for p in passages])
+
+
+def _titled(passage: Passage, max_chars: int | None = None) -> str:
+    """A passage behind its title, both as a reader would see them."""
+    text = passage.text[:max_chars]
+    return f"{passage.title}\n{text}" if passage.title else text
+
+
+def likelihood(
+    resources: Resources, *, weight: float = 0.4, depth: int = 10, max_chars: int = 1_000
+) -> PostProcessor:
+    """Order the first `depth` passages by how likely the model is to go on with the question after
+    reading the first `max_chars` characters of each (query likelihood, Ponte & Croft 1998; by a
+    language model as it is: Sachan et al., 2204.07496; Zhuang et al., 2310.13243).
+
+    `weight` is the share of that likelihood against the retriever's score.
+    """
+
+    def process(question: str, passages: Sequence[Passage]) -> list[Passage]:
+        head, tail = list(passages[:depth]), list(passages[depth:])
+        if len(head) < 2:
+            return list(passages)
+        model = resources.model()
+        surprise = getattr(model, "surprise", None)
+        if surprise is None:
+            raise ModelError(
+                f"`likelihood` needs token probabilities, which {model.name} does not give; use "
+                "the embedded or a local model"
+            )
+        told = surprise([(f"{_titled(p, max_chars)}\n", question) for p in head])
+        ranked = reorder(head, [-nats for nats in told], weight)
+        # Scaled scores say nothing about those that were not read.
+        return [*ranked, *(replace(p, score=0.0) for p in tail)]
+
+    return process
 
 
 def model_rank(resources: Resources, *, depth: int = 10, max_chars: int = 600) -> PostProcessor:

@@ -99,6 +99,7 @@ STAGES: dict[Phase, dict[str, str]] = {
         "cutoff": "domainlm.rag.select:cutoff",
         "cross_encoder": "domainlm.rag.rerank:cross_encoder",
         "late_interaction": "domainlm.rag.rerank:late_interaction",
+        "likelihood": "domainlm.rag.rerank:likelihood",
         "model_rank": "domainlm.rag.rerank:model_rank",
         "sentences": "domainlm.rag.compress:sentences",
         "perplexity": "domainlm.rag.compress:perplexity",
