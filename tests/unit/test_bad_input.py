@@ -46,6 +46,30 @@ def test_a_folder_is_no_configuration(tmp_path: Path) -> None:
         load_config(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "text,said",
+    [
+        ("name: a\ndocuments: x\nname: b\n", "'name' stands in lines 1 and 3"),
+        ("training:\n  rank: 8\n  rank: 9\n", "'rank' stands in lines 2 and 3"),
+        ("a: [1\n", "expected ',' or ']'"),
+    ],
+)
+def test_yaml_that_loses_a_line_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "domainlm.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match="mend that place") as caught:
+        load_config(file)
+    assert said in str(caught.value)
+
+
+def test_yaml_may_share_settings_by_anchors(tmp_path: Path) -> None:
+    file = tmp_path / "domainlm.yaml"
+    shared = "documents: d\nquestions: q\nchunking: &c {tokens: 90}\nevaluation: {}\n"
+    file.write_text(shared + "rag: {post: [{<<: {use: lead}, use: sentences}]}\n")
+    config = load_config(file)
+    assert config.chunking.tokens == 90 and config.rag.post[0].use == "sentences"
+
+
 def test_a_history_of_another_version_is_not_called_empty(tmp_path: Path) -> None:
     (tmp_path / HISTORY).write_text('{"id": "a"}\n')
     with pytest.raises(DataError, match="--add RUN"):

@@ -18,6 +18,7 @@ from pydantic import ValidationError, field_validator, model_validator
 from domainlm.config.acceptance import AcceptanceConfig
 from domainlm.config.budgets import BUDGETS, Budget
 from domainlm.config.cost import CostConfig
+from domainlm.config.reading import read_yaml
 from domainlm.config.sections import (
     ChunkingConfig,
     DecodingConfig,
@@ -143,7 +144,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: the file is missing or not YAML, a key is unknown, a value is out of range.
     """
     try:
-        raw = yaml.safe_load(path.read_text("utf-8"))
+        raw = read_yaml(path.read_text("utf-8"))
     except FileNotFoundError:
         raise ConfigError(
             f"configuration {path} does not exist; `domainlm init` writes one"
@@ -154,7 +155,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         ) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"configuration {path} is not readable YAML: {reason:.200}") from None
+        raise ConfigError(
+            f"configuration {path} is not readable YAML: {reason:.200}; mend that place"
+        ) from None
     if not isinstance(raw, dict):
         raise ConfigError(f"configuration {path} must be a mapping of settings, not {raw!r:.60}")
     for override in overrides:
