@@ -10,6 +10,7 @@ import pytest
 
 from domainlm.evaluation.general import general_items
 from domainlm.rag.pipeline import Retrieval
+from domainlm.rag.rocchio import gold_passages
 from domainlm.schema import ABSTENTION, Document, Lessons, Question, RagSpec, StageSpec
 from domainlm.training.data import closed_book_rows, raft_rows, replay_rows
 from domainlm.training.refine import DAMAGE, damaged, refine_rows
@@ -72,6 +73,15 @@ def test_partial_rows_hide_all_but_one_piece(retrieval, resources) -> None:
     assert {pieces(r) for r in partial} == {1}
     # The hidden piece's place is filled, or a short prompt would give it away.
     assert {r.prompt[1].content.count("\n\n[") for r in partial} == {2}
+
+
+def test_gold_passages_stand_in_the_order_of_the_document(resources) -> None:
+    question = questions()[0]
+    turned = replace(question, evidence=question.evidence[::-1])
+    found = gold_passages(turned, resources)
+    assert [p.start for p in found] == sorted(p.start for p in found)
+    assert all(any(e in p.text for e in question.evidence) for p in found) and len(found) == 2
+    assert gold_passages(replace(question, doc_ids=("gone.txt",)), resources) == []
 
 
 def test_absent_comes_before_partial(retrieval, resources) -> None:
