@@ -125,8 +125,9 @@ def test_label_queue_by_keyboard(tab: Tab, server: server_site.Running) -> None:
     tab.press("\ue007")
     tab.until(lambda: tab.text("#label section h2") != first)
     assert "1 of" in tab.text("#label .meter")
+    second = tab.text("#label section h2")
     tab.press("s")
-    tab.until(lambda: "Equally good" in tab.text("#label"))
+    tab.until(lambda: tab.text("#label section h2") != second)
     tab.press("3")
     assert "equally good" in tab.text("#voted .notice")
     assert len(server.site.opinions.log) == before + 4
