@@ -21,15 +21,15 @@ from typing import Any
 
 from domainlm import stats
 from domainlm.artifacts import RunDir, digest
-from domainlm.bench import Bench
 from domainlm.config import make_config
 from domainlm.controls import oracle
 from domainlm.display.progress import Bars
 from domainlm.evaluation.tasks import score_answers
-from domainlm.experiment import load_result
+from domainlm.experiment import load_result, workbench
 from domainlm.ground import prepare
 from domainlm.rag.pipeline import Arm, Retrieval, generate
-from domainlm.rag.rocchio import gold_passages
+from domainlm.rag.rocchio import evidence_spans
+from domainlm.rag.stages import Resources
 from domainlm.schema import Answer, Passage, Question
 
 PROMPTS = {
@@ -38,6 +38,26 @@ PROMPTS = {
     "first": "gold chunk, then what the run found",
     "oracle": "evidence with 300 characters on either side",
 }
+
+
+def gold_passages(question: Question, resources: Resources) -> list[Passage]:
+    """The indexed passages that hold a question's labelled evidence, in the order of the documents:
+    what a perfect search would find. Of a piece of evidence at least 20 characters, or all of it,
+    make a passage one.
+    """
+    hits: list[tuple[str, float]] = []
+    for doc_id in question.doc_ids:
+        document = resources.documents.get(doc_id)
+        spans = evidence_spans(question, document) if document else []
+        hits += [
+            (chunk.id, 1.0)
+            for chunk in (resources.index.document_chunks([doc_id]) if spans else ())
+            if any(
+                min(end, chunk.end) - max(start, chunk.start) >= min(20, end - start)
+                for start, end in spans
+            )
+        ]
+    return resources.index.passages(hits, resources.documents)
 
 
 def behind(first: Sequence[Passage], found: Sequence[Passage]) -> list[Passage]:
@@ -68,24 +88,14 @@ def measure(
     config = make_config(result.config)
     with RunDir(run, bars.stage) as folder:
         ground = prepare(config, folder, bars)
-        spec = ground.trials[0].spec
-        bench = Bench(
-            config,
-            folder,
-            ground.index,
-            ground.by_id,
-            ground.questions,
-            spec,
-            ground.embedder,
-            bars,
-        )
+        bench, _, _ = workbench(config, folder, ground, bars)
         told = {a.question_id: a for a in result.answers if a.arm == "raft"}
         asked = [
             q
             for q in ground.questions.test_new
             if q.id in told and not set(q.doc_ids) & set(leave_out)
         ]
-        retrieval = Retrieval(spec, bench.resources)
+        retrieval = Retrieval(ground.trials[0].spec, bench.resources)
         gold = {q.id: gold_passages(q, bench.resources) for q in asked}
         gold = {q.id: retrieval.finish(q, gold[q.id]) for q in asked if gold[q.id]}
         asked = [q for q in asked if q.id in gold]

@@ -30,7 +30,7 @@ from domainlm.artifacts import Log, digest
 from domainlm.models.adapted import prefixed_cache
 from domainlm.models.base import Embedder, load_chat_model, load_embedder
 from domainlm.models.local import LocalModel
-from domainlm.rag.rerank import reorder
+from domainlm.rag.rerank import reorder, titled
 from domainlm.rag.retrieve import hybrid
 from domainlm.rag.stages import Resources
 from domainlm.schema import Passage
@@ -148,8 +148,7 @@ class Reader:
 
 def shown(passage: Passage) -> str:
     """What stands before the question, as the stage has it."""
-    text = passage.text[:MAX_CHARS]
-    return f"{passage.title}\n{text}\n" if passage.title else f"{text}\n"
+    return f"{titled(passage, MAX_CHARS)}\n"
 
 
 def candidates(name: str, folder: Path, work: Path, embedder: Embedder) -> list[Found]:

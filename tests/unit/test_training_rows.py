@@ -10,7 +10,6 @@ import pytest
 
 from domainlm.evaluation.general import general_items
 from domainlm.rag.pipeline import Retrieval
-from domainlm.rag.rocchio import gold_passages
 from domainlm.schema import ABSTENTION, Document, Lessons, Question, RagSpec, StageSpec
 from domainlm.training.data import closed_book_rows, raft_rows, replay_rows
 from domainlm.training.refine import DAMAGE, damaged, refine_rows
@@ -75,7 +74,12 @@ def test_partial_rows_hide_all_but_one_piece(retrieval, resources) -> None:
     assert {r.prompt[1].content.count("\n\n[") for r in partial} == {2}
 
 
-def test_gold_passages_stand_in_the_order_of_the_document(resources) -> None:
+def test_gold_passages_stand_in_the_order_of_the_document(
+    resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    from gold_chunk import gold_passages
+
     question = questions()[0]
     turned = replace(question, evidence=question.evidence[::-1])
     found = gold_passages(turned, resources)

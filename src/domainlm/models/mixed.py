@@ -50,7 +50,6 @@ class _Apart:
 
     def __init__(self, rows: Decoding | None, stretches: Sequence[Stretch]) -> None:
         self._rows, self._stretches = rows, stretches
-        self.layers = (rows.cache if rows else stretches[0].cache).layers
 
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, layer: int, *args: Any, **settings: Any
@@ -68,10 +67,6 @@ class _Apart:
         for stretch, new_keys, new_values in zip(self._stretches, *after, strict=True):
             found.append(stretch.cache.layers[layer].update(new_keys, new_values))
         return Parts(b, counts, [k for k, _ in found]), Parts(b, counts, [v for _, v in found])
-
-    def get_seq_length(self, layer: int = 0) -> int:
-        """Not asked for, since positions and mask are given."""
-        return 0
 
 
 def mixed_logits(model: Any, rows: Decoding | None, stretches: Sequence[Stretch]) -> torch.Tensor:

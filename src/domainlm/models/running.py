@@ -302,7 +302,7 @@ def decode(
     batch = make()
     while True:
         free = size - len(batch.chats)
-        # Several prompts are read in less time than one after the other.
+        # Passes that only read are worth making for several prompts.
         together = 1 if batch.mixes else max(1, size // _TOGETHER)
         open_ = free >= together if batch.flexible else not batch.chats
         if open_ and free > len(waiting):

@@ -112,10 +112,10 @@ def _trained(resources: Resources, head: str) -> tuple[_Ask, _Read]:
 
         resources.cache[key] = LateInteraction(Path(head))
     late: LateInteraction = resources.cache[key]
-    return late.question, lambda passages: late.passages([_titled(p) for p in passages])
+    return late.question, lambda passages: late.passages([titled(p) for p in passages])
 
 
-def _titled(passage: Passage, max_chars: int | None = None) -> str:
+def titled(passage: Passage, max_chars: int | None = None) -> str:
     """A passage behind its title, both as a reader would see them."""
     text = passage.text[:max_chars]
     return f"{passage.title}\n{text}" if passage.title else text
@@ -142,7 +142,7 @@ def likelihood(
                 f"`likelihood` needs token probabilities, which {model.name} does not give; use "
                 "the embedded or a local model"
             )
-        told = surprise([(f"{_titled(p, max_chars)}\n", question) for p in head])
+        told = surprise([(f"{titled(p, max_chars)}\n", question) for p in head])
         ranked = reorder(head, [-nats for nats in told], weight)
         # Scaled scores say nothing about those that were not read.
         return [*ranked, *(replace(p, score=0.0) for p in tail)]

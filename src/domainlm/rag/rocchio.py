@@ -139,26 +139,6 @@ def evidence_spans(question: Question, document: Document) -> list[tuple[int, in
     return spans
 
 
-def gold_passages(question: Question, resources: Resources) -> list[Passage]:
-    """The indexed passages that hold a question's labelled evidence, in the order of the documents:
-    what a perfect search would find. Of a piece of evidence at least 20 characters, or all of it,
-    make a passage one.
-    """
-    hits: list[tuple[str, float]] = []
-    for doc_id in question.doc_ids:
-        document = resources.documents.get(doc_id)
-        spans = evidence_spans(question, document) if document else []
-        hits += [
-            (chunk.id, 1.0)
-            for chunk in (resources.index.document_chunks([doc_id]) if spans else ())
-            if any(
-                min(end, chunk.end) - max(start, chunk.start) >= min(20, end - start)
-                for start, end in spans
-            )
-        ]
-    return resources.index.passages(hits, resources.documents)
-
-
 def _remember(
     resources: Resources, chunks: Sequence[Chunk], vectors: Array, matrix: TermMatrix
 ) -> Memory:
